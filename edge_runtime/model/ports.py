@@ -1,0 +1,196 @@
+"""What a block asks of a driver, of the app's channel and of a policy. Blocks know no more than this."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+
+from edge_runtime.model.http import Request, Response
+
+T = TypeVar("T")
+
+# --- state -----------------------------------------------------------------------------------------------------------
+
+
+class Item(NamedTuple):
+    """A stored value. `expires_at` is unix time in seconds, None for never."""
+
+    value: bytes
+    etag: str
+    expires_at: float | None = None
+
+
+class SetRequest(NamedTuple):
+    """One write. `key` is the stored key, prefix included; `value` is what a later get returns, byte for byte.
+
+    `etag` None means none was given; with one it must match. `first_write` without an etag succeeds only when there is
+    no such key. `ttl_s` None means no expiry, and clears an earlier one.
+    """
+
+    key: str
+    value: bytes
+    etag: str | None = None
+    first_write: bool = False
+    ttl_s: int | None = None
+    metadata: Mapping[str, str] = {}
+
+
+class DeleteRequest(NamedTuple):
+    """One removal; a key that is not there is a success unless an etag was given."""
+
+    key: str
+    etag: str | None = None
+    metadata: Mapping[str, str] = {}
+
+
+class Compare(NamedTuple):
+    """`path` (dotted into the JSON value) against one value, or against several for IN."""
+
+    operator: Literal["EQ", "NEQ", "GT", "GTE", "LT", "LTE", "IN"]
+    path: str
+    value: Any
+
+
+class Combine(NamedTuple):
+    """All (AND) or any (OR) of the parts."""
+
+    operator: Literal["AND", "OR"]
+    parts: Sequence[Compare | Combine]
+
+
+Filter = Compare | Combine
+
+
+class Query(NamedTuple):
+    """A parsed query. `limit` None means all; `token` is what an earlier result gave, empty for the first page."""
+
+    filter: Filter | None = None
+    sort: Sequence[tuple[str, Literal["ASC", "DESC"]]] = ()
+    limit: int | None = None
+    token: str = ""
+
+
+class QueryResult(NamedTuple):
+    """Hits as (stored key, item); `token` is empty when there is no next page."""
+
+    results: Sequence[tuple[str, Item]]
+    token: str = ""
+
+
+class StateStore(Protocol):
+    """A key-value store. Keys come with their prefix; every write is durable when the call returns.
+
+    Raises `EtagMismatch`, `EtagInvalid`, `StoreUnavailable` or another `DriverError`.
+    """
+
+    features: frozenset[str]
+    transaction_max: int | None
+
+    async def get(self, key: str) -> Item | None: ...
+    async def bulk_get(self, keys: Sequence[str]) -> Sequence[tuple[str, Item | None]]:
+        """Found rows and missing keys, in any order, each key once for each time it was asked."""
+
+    async def set(self, request: SetRequest) -> None: ...
+    async def delete(self, request: DeleteRequest) -> None: ...
+    async def bulk_set(self, requests: Sequence[SetRequest]) -> Sequence[DriverFailure | None]:
+        """Each write on its own; the failures at their places."""
+
+    async def bulk_delete(self, requests: Sequence[DeleteRequest]) -> Sequence[DriverFailure | None]: ...
+    async def transact(self, operations: Sequence[SetRequest | DeleteRequest]) -> None:
+        """All or none, in order."""
+
+    async def query(self, query: Query) -> QueryResult:
+        """Raises `NotSupported` when features lack QUERY_API."""
+
+    async def keys(self, prefix: str, after: str, limit: int) -> Sequence[str]:
+        """Up to `limit` live stored keys that start with `prefix` and sort after `after`, sorted."""
+
+
+DriverFailure = Exception
+
+# --- publish and subscribe --------------------------------------------------------------------------------------------
+
+
+class Message(NamedTuple):
+    """One message as the broker has it. `metadata` holds what travels beside the bytes; `attempt` counts from 1."""
+
+    topic: str
+    data: bytes
+    metadata: Mapping[str, str] = {}
+    attempt: int = 1
+
+
+class BulkEntry(NamedTuple):
+    """One message of a bulk publish; `entry_id` names it in the failures."""
+
+    entry_id: str
+    data: bytes
+    metadata: Mapping[str, str] = {}
+
+
+class Outcome(enum.Enum):
+    """What became of a delivered message: done with (ACK), or to be delivered again by the broker's rules (NACK)."""
+
+    ACK = 1
+    NACK = 2
+
+
+# Takes one message and says what became of it. Cancelled (not NACKed) when the subscription is stopped.
+Handler = Callable[[Message], Awaitable[Outcome]]
+
+
+class PubSub(Protocol):
+    """A broker. `publish` returns when the message is as safe as this broker makes it."""
+
+    features: frozenset[str]
+
+    async def publish(self, topic: str, data: bytes, metadata: Mapping[str, str]) -> None: ...
+    async def bulk_publish(
+        self, topic: str, entries: Sequence[BulkEntry], metadata: Mapping[str, str]
+    ) -> Sequence[DriverFailure | None]:
+        """The failures at their places; an atomic driver fails all or none."""
+
+    async def subscribe(
+        self, topic: str, group: str, metadata: Mapping[str, str], handler: Handler, *, task_status: Any
+    ) -> None:
+        """Deliver until cancelled. `task_status.started()` is said once messages can arrive.
+
+        `group` is the consumer group (the app-id, or the component's consumerID): each group gets each message once in
+        effect, several subscribers of one group share them.
+        """
+
+
+# --- secrets ----------------------------------------------------------------------------------------------------------
+
+
+class SecretStore(Protocol):
+    """A source of secrets. A missing secret is a `DriverError`, unless the store says otherwise."""
+
+    features: frozenset[str]
+
+    async def get(self, name: str, metadata: Mapping[str, str]) -> Mapping[str, str]: ...
+    async def bulk_get(self, metadata: Mapping[str, str]) -> Mapping[str, Mapping[str, str]]: ...
+
+
+# --- the user's app ---------------------------------------------------------------------------------------------------
+
+
+class AppChannel(Protocol):
+    """How an app is called. The response's body must be closed; until then it may hold a slot and a connection."""
+
+    async def send(self, request: Request) -> Response:
+        """Raises `DriverError` when the app cannot be reached or is not healthy."""
+
+
+# --- resiliency -------------------------------------------------------------------------------------------------------
+
+
+class Policy(Protocol):
+    """Timeout, retry and circuit breaker for one target, already composed."""
+
+    active: bool  # False: calling `run` would do nothing but await the operation
+    retries: bool  # True: the operation may be run more than once, so its input must be repeatable
+
+    async def run(self, operation: Callable[[], Awaitable[T]]) -> T:
+        """The operation's result. Its exceptions with `permanent = True` are not tried again; `code` is matched."""
