@@ -1,0 +1,1 @@
+"""Dapr's building blocks. They know ports, not transports and not drivers."""

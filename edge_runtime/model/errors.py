@@ -1,7 +1,7 @@
 """What can go wrong, as kinds; the numbers that a transport gives them are in `api/errors.py`.
 
-A driver raises the small `DriverError` family, a block turns it into an `EdgeError` with the kind that its API documents,
-and a face looks the kind up in its table. Nothing below a face knows a status number.
+A driver raises the small `DriverError` family, a block turns it into an `EdgeError` with the kind that its API
+documents, and a face looks the kind up in its table. Nothing below a face knows a status number.
 """
 
 from __future__ import annotations

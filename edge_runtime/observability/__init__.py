@@ -1,0 +1,1 @@
+"""What the node shows of itself: log lines, metrics, trace contexts, health."""

@@ -1,0 +1,128 @@
+"""Blocks for which this node has no driver: each answers what Dapr answers when the thing is not configured.
+
+Without these rows the paths would fall through to service invocation and fail there with a misleading text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+
+from edge_runtime.api.http.routes import Call, Route
+from edge_runtime.model.errors import EdgeError, Kind
+from edge_runtime.model.http import Response
+
+Handler = Callable[[Call], Awaitable[Response]]
+
+
+def _refuse(kind: Kind, text: str) -> Handler:
+    """A handler that always fails with `kind`; `{0}` and `{1}` in the text are the path parameters."""
+
+    async def handler(call: Call) -> Response:
+        raise EdgeError(kind, text.format(*call.params), metadata=_info(kind, call))
+
+    return handler
+
+
+def _info(kind: Kind, call: Call) -> dict[str, str] | None:
+    if kind in (Kind.JOB_SCHEDULE, Kind.JOB_GET, Kind.JOB_DELETE):
+        return {"appID": call.blocks.metadata.app_id, "namespace": call.blocks.namespace}
+    return None
+
+
+async def invoke_binding(call: Call) -> Response:
+    """The body is parsed first, as Dapr does, so that a malformed request is told from a missing binding."""
+    name = call.params[0]
+    data = await call.body(Kind.MALFORMED_REQUEST, "failed deserializing HTTP body: {}")
+    try:
+        document = json.loads(data)
+    except ValueError as error:
+        raise EdgeError(Kind.MALFORMED_REQUEST, f"failed deserializing HTTP body: {error}") from None
+    fields = {str(key).lower(): value for key, value in document.items()} if isinstance(document, dict) else {}
+    reason = f"couldn't find output binding {name}" if fields.get("operation") else _NO_OPERATION
+    raise EdgeError(Kind.BINDING_INVOKE, f"error invoking output binding {name}: {reason}")
+
+
+_NO_OPERATION = "operation field is missing from request"
+_NO_SCHEDULER = "the scheduler is not configured on this node"
+_ACTORS = _refuse(Kind.ACTOR_NO_PLACEMENT, "placement service is not configured")
+_CONFIGURATION = _refuse(Kind.CONFIGURATION_STORE_NOT_CONFIGURED, "configuration stores not configured")
+_LOCK = _refuse(Kind.LOCK_STORE_NOT_CONFIGURED, "lock store is not configured")
+_CRYPTO = _refuse(Kind.CRYPTO_PROVIDERS_NOT_CONFIGURED, "crypto providers not configured")
+_SUBTLE = _refuse(Kind.API_UNIMPLEMENTED, "this API is currently not implemented")
+_CONVERSATION = _refuse(Kind.CONVERSATION_NOT_FOUND, "failed finding conversation component {0}")
+
+
+def _rows(
+    methods: tuple[str, ...], versions: tuple[str, ...], tail: str, group: str, name: str, handler: Handler
+) -> list[Route]:
+    group_version = {"v1.0": "v1", "v1.0-alpha1": "v1alpha1", "v1.0-alpha2": "v1alpha2", "v1.0-beta1": "v1beta1"}
+    return [Route(methods, f"{v}/{tail}", group, group_version[v], name, handler) for v in versions]
+
+
+_STABLE_ALPHA = ("v1.0", "v1.0-alpha1")
+_WORKFLOW = ("v1.0", "v1.0-beta1", "v1.0-alpha1")
+_WRITE = ("POST", "PUT")
+
+ROUTES: tuple[Route, ...] = (
+    *_rows(_WRITE, ("v1.0",), "bindings/{name}", "bindings", "InvokeOutputBinding", invoke_binding),
+    *_rows(("GET",), _STABLE_ALPHA, "configuration/{store}", "configuration", "GetConfiguration", _CONFIGURATION),
+    *_rows(
+        ("GET",), _STABLE_ALPHA, "configuration/{store}/subscribe", "configuration", "SubscribeConfiguration",
+        _CONFIGURATION,
+    ),
+    *_rows(
+        ("GET",), _STABLE_ALPHA, "configuration/{store}/{id}/unsubscribe", "configuration", "UnsubscribeConfiguration",
+        _CONFIGURATION,
+    ),
+    *_rows(("POST",), ("v1.0-alpha1",), "lock/{store}", "lock", "TryLockAlpha1", _LOCK),
+    *_rows(("POST",), ("v1.0-alpha1",), "unlock/{store}", "unlock", "UnlockAlpha1", _LOCK),
+    *_rows(
+        ("GET", "POST", "PUT", "DELETE"), ("v1.0",), "actors/{type}/{id}/method/{method}", "actors", "InvokeActor",
+        _ACTORS,
+    ),
+    *_rows(_WRITE, ("v1.0",), "actors/{type}/{id}/state", "actors", "ExecuteActorStateTransaction", _ACTORS),
+    *_rows(("GET",), ("v1.0",), "actors/{type}/{id}/state/{key}", "actors", "GetActorState", _ACTORS),
+    *_rows(
+        ("GET", "POST", "PUT", "DELETE"), ("v1.0",), "actors/{type}/{id}/reminders/{name}", "actors",
+        "ActorReminder", _ACTORS,
+    ),
+    *_rows(
+        ("POST", "PUT", "DELETE"), ("v1.0",), "actors/{type}/{id}/timers/{name}", "actors", "ActorTimer", _ACTORS
+    ),
+    *_rows(("POST",), _WORKFLOW, "workflows/{component}/{name}/start", "workflows", "StartWorkflow", _ACTORS),
+    *_rows(("GET",), _WORKFLOW, "workflows/{component}/{id}", "workflows", "GetWorkflow", _ACTORS),
+    *_rows(
+        ("POST",), _WORKFLOW, "workflows/{component}/{id}/raiseEvent/{event}", "workflows", "RaiseEventWorkflow",
+        _ACTORS,
+    ),
+    *_rows(("POST",), _WORKFLOW, "workflows/{component}/{id}/pause", "workflows", "PauseWorkflow", _ACTORS),
+    *_rows(("POST",), _WORKFLOW, "workflows/{component}/{id}/resume", "workflows", "ResumeWorkflow", _ACTORS),
+    *_rows(("POST",), _WORKFLOW, "workflows/{component}/{id}/terminate", "workflows", "TerminateWorkflow", _ACTORS),
+    *_rows(("POST",), _WORKFLOW, "workflows/{component}/{id}/purge", "workflows", "PurgeWorkflow", _ACTORS),
+    *_rows(("PUT",), ("v1.0-alpha1",), "crypto/{component}/encrypt", "crypto", "Encrypt", _CRYPTO),
+    *_rows(("PUT",), ("v1.0-alpha1",), "crypto/{component}/decrypt", "crypto", "Decrypt", _CRYPTO),
+    *(
+        row
+        for verb in ("getkey", "encrypt", "decrypt", "wrapkey", "unwrapkey", "sign", "verify")
+        for row in _rows(
+            ("POST",), ("v1.0-alpha1",), f"subtlecrypto/{{component}}/{verb}", "subtlecrypto", f"Subtle{verb}", _SUBTLE
+        )
+    ),
+    *_rows(
+        ("POST",), _STABLE_ALPHA, "jobs/{name}", "jobs", "ScheduleJob",
+        _refuse(Kind.JOB_SCHEDULE, f"failed to schedule job due to: {_NO_SCHEDULER}"),
+    ),
+    *_rows(
+        ("GET",), _STABLE_ALPHA, "jobs/{name}", "jobs", "GetJob",
+        _refuse(Kind.JOB_GET, f"failed to get job due to: {_NO_SCHEDULER}"),
+    ),
+    *_rows(
+        ("DELETE",), _STABLE_ALPHA, "jobs/{name}", "jobs", "DeleteJob",
+        _refuse(Kind.JOB_DELETE, f"failed to delete job due to: {_NO_SCHEDULER}"),
+    ),
+    *_rows(
+        ("POST",), ("v1.0-alpha1", "v1.0-alpha2"), "conversation/{name}/converse", "conversation", "Converse",
+        _CONVERSATION,
+    ),
+)  # fmt: skip
