@@ -1,0 +1,1 @@
+"""The commands that people type: `main.py` finds the module of a command, each module is one command."""

@@ -1,0 +1,107 @@
+"""The one place of the command line that knows how the runtime is entered."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+
+class HostedApp(Protocol):
+    """An app's sidecar inside a node, from when its API listens until it is taken down."""
+
+    app_id: str
+    http_port: int
+    grpc_port: int
+
+    def set_metadata(self, key: str, value: str) -> None: ...
+
+
+class RunningNode(Protocol):
+    """What `run_node` says it started with."""
+
+    apps: Mapping[str, HostedApp]
+
+    def shut_down(self) -> None:
+        """Begin a graceful stop; `run_node` returns when it is over."""
+
+
+class AppRequest(NamedTuple):
+    """One app to be served: the flags of its sidecar, and the environment and directory that its files see."""
+
+    arguments: Sequence[str]
+    environment: Mapping[str, str]
+    directory: str
+
+
+class NodeRequest(NamedTuple):
+    """What belongs to the node as a whole. `attach` says who may attach apps: none, same-user or group:<name>."""
+
+    state_directory: str
+    control_socket: str | None = None
+    attach: str = "none"
+    log_level: str = "info"
+    log_as_json: bool = False
+    log_file: str = ""
+
+
+async def run(
+    node: NodeRequest,
+    apps: Sequence[AppRequest],
+    *,
+    signals: bool,
+    on_ready: Callable[[], None] | None = None,
+    task_status: Any,
+) -> int:
+    """Serve until the node is told to stop; the value is the exit code."""
+    from edge_runtime import runtime
+    from edge_runtime.config.flags import parse_flags
+
+    settings = [
+        runtime.AppSettings(parse_flags(app.arguments), environment=app.environment, directory=app.directory)
+        for app in apps
+    ]
+    code: int = await runtime.run_node(
+        runtime.NodeSettings(state_dir=node.state_directory),
+        settings,
+        control_socket=node.control_socket,
+        signals=signals,
+        on_ready=on_ready,
+        task_status=task_status,
+    )
+    return code
+
+
+def name_process() -> None:
+    """Be `daprd` in the process table: that is how Dapr's own tools find a sidecar."""
+    try:
+        with open("/proc/self/comm", "w") as file:
+            file.write("daprd")
+    except OSError:
+        pass  # no Linux, or no /proc: only those tools would have used it
+
+
+def state_directory(given: str, environment: Mapping[str, str]) -> str:
+    """Where the node keeps its files: as told, else the system's place for root and the user's for others."""
+    named = given or environment.get("EDGE_RUNTIME_STATE_DIR", "")
+    if named:
+        return os.path.abspath(named)
+    if os.geteuid() == 0:
+        return "/var/lib/edge-runtime"
+    base = environment.get("XDG_STATE_HOME", "")
+    home = home_directory(environment)
+    if not base and home:
+        base = os.path.join(home, ".local", "state")
+    return os.path.join(base, "edge-runtime") if base else f"/tmp/edge-runtime-{os.geteuid()}/state"
+
+
+def home_directory(environment: Mapping[str, str]) -> str:
+    """The user's home directory, or an empty text for a user who has none."""
+    if environment.get("HOME"):
+        return environment["HOME"]
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_dir
+    except KeyError:
+        return ""
