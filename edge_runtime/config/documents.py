@@ -9,19 +9,15 @@ from edge_runtime.config.fields import Fields
 from edge_runtime.config.kinds import (
     INIT_TIMEOUT_S,
     V2,
-    Breaker,
     BulkSubscribe,
     Component,
-    ComponentTarget,
     HttpEndpoint,
     MetadataItem,
     Resiliency,
-    Retry,
     RouteRule,
     Subscription,
-    Target,
 )
-from edge_runtime.config.values import duration_s, go_duration_s
+from edge_runtime.config.values import go_duration_s
 from edge_runtime.config.yaml import Table
 
 _TOP: Final = ("apiVersion", "kind", "metadata", "spec", "scopes", "auth", "status")
@@ -170,106 +166,10 @@ def _tls_item(tls: Fields, name: str) -> MetadataItem | None:
     return _item(tls.fields(name, _ITEM[1:]))._replace(name=name)
 
 
-_TARGET: Final = ("timeout", "retry", "circuitBreaker")
-
-
 def read_resiliency(root: Table, notes: list[str]) -> Resiliency:
-    """A Resiliency document. Raises FieldError: one bad policy costs the whole resource, as in Dapr."""
+    """A Resiliency document; its policies and targets are read by `resiliency/`. Raises FieldError."""
     head = read_head(root, notes, check_name=False)
-    spec = head.top.fields("spec", ("policies", "targets"))
-    policies = spec.fields("policies", ("timeouts", "retries", "circuitBreakers"))
-    targets = spec.fields("targets", ("apps", "actors", "components"))
-    app_fields = (*_TARGET, "circuitBreakerCacheSize")
-    return Resiliency(
-        head.name,
-        _timeouts_s(policies),
-        {name: _retry(fields) for name, fields in policies.named("retries", _RETRY)},
-        {name: _breaker(fields) for name, fields in policies.named("circuitBreakers", _BREAKER)},
-        {name: _target(fields, 100) for name, fields in targets.named("apps", app_fields)},
-        {name: _actor(fields) for name, fields in targets.named("actors", (*app_fields, "circuitBreakerScope"))},
-        {name: _component_target(fields) for name, fields in targets.named("components", ("inbound", "outbound"))},
-        head.namespace,
-        head.scopes,
-        head.source,
-    )
-
-
-_RETRY: Final = ("policy", "duration", "maxInterval", "maxRetries", "matching")
-_BREAKER: Final = ("maxRequests", "interval", "timeout", "trip")
-_DURATION: Final = "a duration such as 300ms, 5s or 1h30m, or whole milliseconds"
-
-
-def _resiliency_duration_s(text: str) -> float:
-    return duration_s(text, plain_unit_s=0.001)
-
-
-def _timeouts_s(policies: Fields) -> dict[str, float]:
-    inner = policies.fields("timeouts", ())
-    return {name: inner.parsed(name, _resiliency_duration_s, _DURATION, 0.0) for name in inner.names()}
-
-
-def _retry(fields: Fields) -> Retry:
-    policy = fields.text("policy").lower() or "constant"
-    if policy not in ("constant", "exponential"):
-        raise fields.wrong("policy", "constant or exponential")
-    matching = fields.fields("matching", ("httpStatusCodes", "gRPCStatusCodes"))
-    for name, low, high in (("httpStatusCodes", 100, 599), ("gRPCStatusCodes", 0, 16)):
-        if not _codes_ok(matching.text(name), low, high):
-            raise matching.wrong(
-                name, f"codes from {low} to {high} such as '{high}' or '{low}-{high}', parted by commas"
-            )
-    return Retry(
-        policy,
-        fields.parsed("duration", _resiliency_duration_s, _DURATION, 5.0),
-        fields.parsed("maxInterval", _resiliency_duration_s, _DURATION, 60.0),
-        fields.integer("maxRetries", -1),
-        matching.text("httpStatusCodes"),
-        matching.text("gRPCStatusCodes"),
-    )
-
-
-def _codes_ok(text: str, low: int, high: int) -> bool:
-    if not text:
-        return True
-    for part in text.split(","):
-        first, dash, last = part.partition("-")
-        numbers = (first, last) if dash else (first,)
-        if not all(number.isdecimal() and number.isascii() and low <= int(number) <= high for number in numbers):
-            return False
-        if dash and int(first) > int(last):
-            return False
-    return True
-
-
-def _breaker(fields: Fields) -> Breaker:
-    return Breaker(
-        fields.integer("maxRequests", 1) or 1,
-        fields.parsed("interval", _resiliency_duration_s, _DURATION, 0.0),
-        fields.parsed("timeout", _resiliency_duration_s, _DURATION, 60.0),
-        fields.text("trip"),
-    )
-
-
-def _target(fields: Fields, cache_size: int) -> Target:
-    return Target(
-        fields.text("timeout"),
-        fields.text("retry"),
-        fields.text("circuitBreaker"),
-        fields.integer("circuitBreakerCacheSize", 0) or cache_size,
-    )
-
-
-def _actor(fields: Fields) -> Target:
-    target = _target(fields, 5000)
-    scope = fields.text("circuitBreakerScope").lower()
-    if target.circuit_breaker and scope not in ("type", "id", "both"):
-        raise fields.wrong("circuitBreakerScope", "type, id or both, because a circuitBreaker is named")
-    return target._replace(scope=scope)
-
-
-def _component_target(fields: Fields) -> ComponentTarget:
-    return ComponentTarget(_direction(fields, "inbound"), _direction(fields, "outbound"))
-
-
-def _direction(fields: Fields, name: str) -> Target | None:
-    return _target(fields.fields(name, _TARGET), 0) if name in fields else None
+    spec = head.top.plain("spec")
+    if spec is not None and not isinstance(spec, dict):
+        raise head.top.wrong("spec", "a mapping")
+    return Resiliency(head.name, spec or {}, head.namespace, head.scopes, head.source)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 INIT_TIMEOUT_S: Final = 5.0
 V1: Final = "dapr.io/v1alpha1"
@@ -90,53 +90,11 @@ class HttpEndpoint(NamedTuple):
     source: str = ""
 
 
-class Retry(NamedTuple):
-    """A retry policy. `policy` is constant or exponential; `retries_max` -1 is without end; no codes means all."""
-
-    policy: str = "constant"
-    duration_s: float = 5.0
-    interval_max_s: float = 60.0
-    retries_max: int = -1
-    http_status_codes: str = ""
-    grpc_status_codes: str = ""
-
-
-class Breaker(NamedTuple):
-    """A circuit breaker. `interval_s` 0 never clears the counts; an empty `trip` is `consecutiveFailures > 5`."""
-
-    requests_max: int = 1
-    interval_s: float = 0.0
-    timeout_s: float = 60.0
-    trip: str = ""
-
-
-class Target(NamedTuple):
-    """The policies of one target, by name. `scope` (type, id, both) is of actors, `cache_size` of apps and actors."""
-
-    timeout: str = ""
-    retry: str = ""
-    circuit_breaker: str = ""
-    cache_size: int = 0
-    scope: str = ""
-
-
-class ComponentTarget(NamedTuple):
-    """A component's policies by direction; None where nothing is written."""
-
-    inbound: Target | None = None
-    outbound: Target | None = None
-
-
 class Resiliency(NamedTuple):
-    """A Resiliency resource."""
+    """A Resiliency resource. `spec` is what is written, as dictionaries; `resiliency/` gives it its meaning."""
 
     name: str
-    timeouts_s: Mapping[str, float] = {}
-    retries: Mapping[str, Retry] = {}
-    breakers: Mapping[str, Breaker] = {}
-    apps: Mapping[str, Target] = {}
-    actors: Mapping[str, Target] = {}
-    components: Mapping[str, ComponentTarget] = {}
+    spec: Mapping[str, Any]
     namespace: str = ""
     scopes: tuple[str, ...] = ()
     source: str = ""

@@ -24,36 +24,28 @@ from edge_runtime.config.fields import Fields
 from edge_runtime.config.kinds import (
     V1,
     V2,
-    Breaker,
     BulkSubscribe,
     Component,
-    ComponentTarget,
     HttpEndpoint,
     MetadataItem,
     Resiliency,
-    Retry,
     RouteRule,
     Subscription,
-    Target,
 )
 from edge_runtime.config.values import nearest
 from edge_runtime.config.yaml import Chunk, Table
 from edge_runtime.model.errors import ConfigError
 
 __all__ = [
-    "Breaker",
     "BulkSubscribe",
     "Component",
-    "ComponentTarget",
     "HttpEndpoint",
     "LaterResource",
     "MetadataItem",
     "Resiliency",
     "Resources",
-    "Retry",
     "RouteRule",
     "Subscription",
-    "Target",
     "default_components",
     "load_resources",
 ]
