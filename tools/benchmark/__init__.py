@@ -1,0 +1,1 @@
+"""The measurements behind `docs/benchmarks.md`: standard library only, so that the client's cost never changes."""
