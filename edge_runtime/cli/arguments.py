@@ -53,6 +53,14 @@ class Parsed:
         _check(option, value)
         self._given.setdefault(option.name, []).append(value)
 
+    def names(self) -> list[str]:
+        """The flags that were given."""
+        return list(self._given)
+
+    def settings(self) -> dict[str, list[str]]:
+        """The flags that were given, with their values in order."""
+        return {name: list(values) for name, values in self._given.items()}
+
     def given(self, name: str) -> bool:
         return name in self._given
 

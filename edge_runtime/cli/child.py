@@ -75,7 +75,7 @@ class Child:
     async def watch(self) -> None:
         """Wait for the end of the process. It stays unreaped, so that its number keeps naming its group."""
         await _wait_unreaped(self.pid)
-        status = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        status = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222 - it has ended
         if status is not None:
             self.code = status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
         self.exited.set()
@@ -93,7 +93,7 @@ class Child:
 
     async def _group_empty(self) -> None:
         """Until only the process itself, ended, is left. The kernel tells nobody, so this looks."""
-        while _others_in_group(self.pid):
+        while _others_in_group(self.pid):  # noqa: ASYNC110
             await trio.sleep(0.05)
 
     def reap(self) -> None:
@@ -138,7 +138,7 @@ async def _start(
     pipes = [os.pipe() for _ in range(3)]
     (out_read, out_write), (err_read, err_write), (report_read, report_write) = pipes
     try:
-        process = subprocess.Popen(  # on this thread on purpose, see above
+        process = subprocess.Popen(  # noqa: ASYNC220 - on this thread on purpose, see above
             [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), str(report_write), *command],
             env=dict(environment),
             cwd=directory or None,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import IO, Any, Final
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, TextIO
 
 _MARKS: Final = {"success": "✅  ", "failure": "❌  ", "warning": "⚠  ", "pending": "⌛  ", "info": "ℹ️  "}
 _COMMAND_MAX: Final = 20
@@ -15,7 +15,7 @@ _COMMAND_MAX: Final = 20
 class Messages:
     """Status lines on stdout, failures on stderr; every line is flushed."""
 
-    def __init__(self, as_json: bool = False, out: IO[str] | None = None, err: IO[str] | None = None) -> None:
+    def __init__(self, as_json: bool = False, out: TextIO | None = None, err: TextIO | None = None) -> None:
         self._as_json = as_json
         self._out = out or sys.stdout
         self._err = err or sys.stderr
@@ -35,12 +35,12 @@ class Messages:
     def failure(self, text: str) -> None:
         self._say(self._err, "failure", text)
 
-    def _say(self, stream: IO[str], status: str, text: str) -> None:
+    def _say(self, stream: TextIO, status: str, text: str) -> None:
         line = _json_line(status, text) if self._as_json else f"{_mark(stream, status)}{text}"
         print(line, file=stream, flush=True)
 
 
-def _mark(stream: IO[str], status: str) -> str:
+def _mark(stream: TextIO, status: str) -> str:
     """The mark before a line; none in a regular file, nor where the encoding has no such letters."""
     try:
         if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
@@ -106,7 +106,9 @@ def shortened(command: str) -> str:
     return command if len(command) <= _COMMAND_MAX else command[: _COMMAND_MAX - 3] + "..."
 
 
-def render(value: Sequence[Mapping[str, Any]], output: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def render(
+    value: Sequence[Mapping[str, Any]], output: str, header: Sequence[str], rows: Iterable[Sequence[str]]
+) -> str:
     """`value` as JSON or YAML, or `rows` as a table."""
     if output == "json":
         return as_json(value)
