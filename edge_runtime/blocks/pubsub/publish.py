@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import trio
 
@@ -32,7 +32,9 @@ NO_METADATA: Final[Mapping[str, str]] = {}
 class ComponentPolicies(Protocol):
     """What this block asks of the resiliency room."""
 
-    def for_component(self, name: str, kind: str, direction: str) -> Policy: ...
+    def for_component(
+        self, name: str, kind: Literal["Pubsub"], direction: Literal["Inbound", "Outbound"]
+    ) -> Policy: ...
 
 
 class Failure(NamedTuple):
