@@ -113,15 +113,17 @@ async def open_child(
     child, outputs = await _start(command, environment, directory, inherit_stdin)
     # Reading goes on while everything around is cancelled: the app's last words come while it is being stopped.
     reading = trio.CancelScope(shield=True)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_follow, reading, child, outputs, sink)
-        try:
-            yield child
-        finally:
-            with trio.CancelScope(shield=True):
-                await child.end()
-            reading.deadline = trio.current_time() + _DRAIN_GRACE_S
-    child.reap()
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_follow, reading, child, outputs, sink)
+            try:
+                yield child
+            finally:
+                with trio.CancelScope(shield=True):
+                    await child.end()
+                reading.deadline = trio.current_time() + _DRAIN_GRACE_S
+    finally:
+        child.reap()
 
 
 async def _follow(scope: trio.CancelScope, child: Child, outputs: Sequence[int], sink: LineSink) -> None:

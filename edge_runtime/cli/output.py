@@ -106,9 +106,7 @@ def shortened(command: str) -> str:
     return command if len(command) <= _COMMAND_MAX else command[: _COMMAND_MAX - 3] + "..."
 
 
-def render(
-    value: Sequence[Mapping[str, Any]], output: str, header: Sequence[str], rows: Iterable[Sequence[str]]
-) -> str:
+def render(value: Sequence[Any], output: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """`value` as JSON or YAML, or `rows` as a table."""
     if output == "json":
         return as_json(value)

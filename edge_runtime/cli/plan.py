@@ -12,9 +12,7 @@ from edge_runtime.cli.run_options import OWN
 from edge_runtime.model.errors import ConfigError
 
 _FIRST: Final = "amber brisk calm clever coral crisp dusky eager fleet gentle golden hazel keen lively lunar mellow"
-_SECOND: Final = (
-    "anchor badger beacon cedar comet delta ember falcon harbor heron lagoon maple meadow otter pebble wren"
-)
+_SECOND: Final = "anchor badger beacon cedar comet delta ember falcon harbor heron lagoon maple meadow otter wren"
 _PROTOCOLS: Final = frozenset({"http", "https", "grpc", "grpcs", "h2c"})
 _WITH_TLS: Final = {"http": "https", "grpc": "grpcs"}
 
