@@ -25,10 +25,10 @@ def main(argv: Sequence[str]) -> int:
     try:
         flags = daprd_flags.parse_flags(argv)
     except daprd_flags.FlagError as error:
-        print(f"{error}\nUsage of daprd:\n{daprd_flags.usage()}", file=sys.stderr, flush=True)
+        print(f"{error}\n{daprd_flags.usage()}", file=sys.stderr, flush=True)
         return USAGE_EXIT
     if flags.help:
-        print(f"Usage of daprd:\n{daprd_flags.usage()}")
+        print(daprd_flags.usage(), end="")
         return 0
     if flags.version:
         print(RUNTIME_VERSION)
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
         print(lines(RUNTIME_VERSION))
         return 0
     if flags.wait:
-        return wait(flags.dapr_http_port)
+        return wait(flags.dapr_http_port or 3500)
     return serve(argv)
 
 

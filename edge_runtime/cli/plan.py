@@ -24,7 +24,7 @@ _PORTS: Final = (
     ("dapr-internal-grpc-port", "InternalGRPCPort"),
 )
 
-_DECIDED_HERE: Final = frozenset(option.name for option in OWN if option.name != "profile-port")
+_DECIDED_HERE: Final = frozenset(option.name for option in OWN) - {"profile-port", "state-dir"}
 
 Settings = Mapping[str, Sequence[str]]  # the flags of `run` that were given, by name, with their values
 

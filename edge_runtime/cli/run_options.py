@@ -76,6 +76,7 @@ def run_options() -> tuple[Option, ...]:
 
 def daprd_options() -> list[Option]:
     """The flags of daprd as options of `run`."""
-    from edge_runtime.config.flags import FLAGS
+    from edge_runtime.config.flag_table import FLAGS, FlagKind
 
-    return [Option((flag.name,), FLAG if flag.boolean else TEXT, hidden=True) for flag in FLAGS]
+    switches = (FlagKind.SWITCH, FlagKind.TRISTATE)
+    return [Option((flag.name,), FLAG if flag.kind in switches else TEXT, hidden=True) for flag in FLAGS]

@@ -70,7 +70,7 @@ async def test_end_of_block_ends_the_group() -> None:
 
 async def test_cancelled_block_hears_last_words() -> None:
     sink = Sink()
-    command = ["sh", "-c", "trap 'echo bye; exit 7' TERM; echo up; while :; do sleep 0.01; done"]
+    command = ["sh", "-c", "trap 'echo bye; exit 7' TERM; sleep 60 & echo up; wait"]
     with trio.CancelScope() as scope:
         async with open_child(command, ENVIRONMENT, "/", sink) as child:
             await sink.first.wait()
