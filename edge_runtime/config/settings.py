@@ -1,4 +1,4 @@
-"""The values of a Configuration resource. `configuration.py` reads them; the defaults here hold where nothing is said."""
+"""The values of a Configuration resource, with their defaults. `configuration.py` reads them."""
 
 from __future__ import annotations
 
