@@ -254,11 +254,13 @@ def _escape_value(match: re.Match[str]) -> str:
 def _re2_search(pattern: str) -> Callable[[str], bool]:
     """CEL's regular expressions are RE2's, which has no backtracking; Python's own would be another language."""
     try:
-        import re2
+        import re2  # type: ignore[import-untyped]
     except ImportError:
         raise NotPlain from None
     try:
-        search = re2.compile(pattern).search
+        options = re2.Options()
+        options.log_errors = False
+        search = re2.compile(pattern, options=options).search
     except re2.error:
         raise NotPlain from None
     return lambda subject: search(subject) is not None

@@ -1,4 +1,4 @@
-"""What an app subscribes to: read from its `/dapr/subscribe` answer or from resources, and merged by Dapr's precedence."""
+"""What an app subscribes to: read from its `/dapr/subscribe` answer or from resources, merged by precedence."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def from_declared(declared: Subscription) -> SubscriptionSpec:
     except RuleError as error:
         where = f"{declared.source}: " if declared.source else ""
         raise ConfigError(f"{where}Subscription {declared.name!r}, spec.routes.rules: {error}") from None
-    bulk = BulkSettings(declared.bulk.enabled, declared.bulk.count_max, declared.bulk.await_max_ms)
+    bulk = BulkSettings(declared.bulk.enabled, declared.bulk.messages_max, declared.bulk.await_max_ms)
     return SubscriptionSpec(
         declared.pubsub,
         declared.topic,
@@ -89,7 +89,7 @@ def merge(
     return list(chosen.values())
 
 
-# --- the answer of GET /dapr/subscribe ----------------------------------------------------------------------------------
+# --- the answer of GET /dapr/subscribe --------------------------------------------------------------------------------
 
 
 def read_programmatic(body: bytes) -> list[SubscriptionSpec]:
