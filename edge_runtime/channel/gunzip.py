@@ -1,0 +1,76 @@
+"""A gzip-encoded body as plain bytes, decoded piece by piece with bounded memory, whatever it unpacks to."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import AsyncIterator
+from typing import Final
+
+from edge_runtime.model.errors import DriverError
+from edge_runtime.model.http import Body
+from edge_runtime.net.http_client import read_all
+
+_GZIP_WINDOW: Final = 31  # zlib's way to say gzip format
+_PIECE_BYTES: Final = 65536
+
+
+class GunzipBody(Body):
+    """What `source` unpacks to. Several gzip members one after the other are one body, as the format has it."""
+
+    __slots__ = ("_decoder", "_pending", "_pieces", "_source", "_touched")
+
+    def __init__(self, source: Body) -> None:
+        super().__init__()
+        self._source = source
+        self._pieces = source.chunks()
+        self._decoder = zlib.decompressobj(_GZIP_WINDOW)
+        self._pending = b""
+        self._touched = False  # the decoder has seen a part of a member
+
+    @property
+    def length(self) -> int | None:
+        return None
+
+    @property
+    def buffered(self) -> bool:
+        return False
+
+    async def read(self, limit_bytes: int | None = None) -> bytes:
+        return await read_all(self, limit_bytes)
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        return self
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while True:
+            if not self._pending:
+                try:
+                    self._pending = await anext(self._pieces)
+                except StopAsyncIteration:
+                    if self._touched:
+                        raise DriverError("the app's gzip body ends too early") from None
+                    raise
+            plain = self._unpack()
+            if plain:
+                return plain
+
+    def _unpack(self) -> bytes:
+        decoder = self._decoder
+        try:
+            plain = decoder.decompress(self._pending, _PIECE_BYTES)
+        except zlib.error as error:
+            raise DriverError(f"the app's gzip body cannot be decoded: {error}") from error
+        self._touched = True
+        if decoder.eof:
+            self._pending = decoder.unused_data
+            self._decoder = zlib.decompressobj(_GZIP_WINDOW)
+            self._touched = False
+        else:
+            self._pending = decoder.unconsumed_tail
+        return plain
+
+    async def aclose(self) -> None:
+        await self._source.aclose()
