@@ -1,0 +1,120 @@
+"""How a connection to a store file is opened: URI, pragmas with their reasons, and the first look at the file."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import urllib.parse
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+# How long the trio thread may wait for a lock before the read moves to a thread.
+INLINE_BUSY_MS: Final = 20
+# The -wal file keeps this much after a checkpoint: rewriting kept space is cheaper than growing the file again, and
+# it lets small deletions through when the disk is full.
+WAL_KEPT_BYTES: Final = 4 * 1024 * 1024
+# Safety net behind the writer's own checkpoints, in pages; see `writer.py`.
+AUTO_CHECKPOINT_PAGES: Final = 4000
+
+
+class Location(NamedTuple):
+    """Which file, and how. `parameters` are SQLite's own URI parameters, `pragmas` the extra ones that a user named."""
+
+    path: str
+    memory: bool = False
+    read_only: bool = False
+    immutable: bool = False
+    wal: bool = True
+    parameters: Sequence[tuple[str, str]] = ()
+    pragmas: Sequence[tuple[str, str]] = ()
+    busy_timeout_s: float = 2.0
+
+    def uri(self, mode: str | None = None) -> str:
+        """The URI to connect to; `mode` (ro, rw, rwc) when the user named none."""
+        if self.memory:
+            return ":memory:"
+        parameters = dict(self.parameters)
+        if mode is not None:
+            parameters.setdefault("mode", mode)
+        return f"file:{urllib.parse.quote(self.path)}?{urllib.parse.urlencode(parameters)}"
+
+
+def location(path: str, **settings: object) -> Location:
+    """A file by its plain path, or `:memory:`."""
+    if path == ":memory:":
+        return Location(path, memory=True, wal=False)
+    return Location(os.path.realpath(path), **settings)  # type: ignore[arg-type]
+
+
+def open_writer(where: Location) -> sqlite3.Connection:
+    """The connection that writes. Creates the file; raises sqlite3.Error."""
+    connection = _connect(where, "rwc")
+    try:
+        _set_writer_pragmas(connection, where)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def open_reader(where: Location, *, busy_ms: int) -> sqlite3.Connection:
+    """A connection that can only read, and sees each commit of every process at once."""
+    connection = _connect(where, "rw")
+    try:
+        connection.execute(f"PRAGMA busy_timeout = {busy_ms}")
+        connection.execute("PRAGMA query_only = ON")
+        _set_common_pragmas(connection, where)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def verify(connection: sqlite3.Connection, *, whole: bool) -> None:
+    """Raise sqlite3.DatabaseError when the file is damaged; `whole` reads every page, else the schema alone."""
+    connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+    if not whole:
+        return
+    findings = connection.execute("PRAGMA quick_check(1)").fetchall()
+    if findings != [("ok",)]:
+        error = sqlite3.DatabaseError(str(findings[0][0]) if findings else "quick_check gave no answer")
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        error.sqlite_errorname = "SQLITE_CORRUPT"
+        raise error
+
+
+def _connect(where: Location, mode: str) -> sqlite3.Connection:
+    return sqlite3.connect(
+        where.uri(None if where.read_only else mode),
+        uri=True,
+        timeout=0,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=64,
+    )
+
+
+def _set_common_pragmas(connection: sqlite3.Connection, where: Location) -> None:
+    # 1 MB a connection at most, filled as pages are used. No mmap: with it a failing medium is SIGBUS, not an error.
+    connection.execute("PRAGMA cache_size = -1024")
+    connection.execute("PRAGMA mmap_size = 0")
+    connection.execute("PRAGMA foreign_keys = ON")
+    for name, value in where.pragmas:
+        connection.execute(f"PRAGMA {name} = {value}")
+
+
+def _set_writer_pragmas(connection: sqlite3.Connection, where: Location) -> None:
+    connection.execute(f"PRAGMA busy_timeout = {round(where.busy_timeout_s * 1000)}")
+    if where.read_only:
+        _set_common_pragmas(connection, where)
+        return
+    if not where.memory:
+        # Both count only while the file is still empty. Incremental: freed pages can be given back when idle.
+        connection.execute("PRAGMA page_size = 4096")
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute("PRAGMA journal_mode = WAL" if where.wal else "PRAGMA journal_mode = DELETE")
+        # FULL: the -wal file is flushed on each commit, so an answered write survives a power cut.
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {AUTO_CHECKPOINT_PAGES}")
+        connection.execute(f"PRAGMA journal_size_limit = {WAL_KEPT_BYTES}")
+    _set_common_pragmas(connection, where)
