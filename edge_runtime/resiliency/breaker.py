@@ -126,14 +126,14 @@ def _enter(settings: BreakerSettings, memory: Memory, phase: Phase, now: float) 
 
 
 class Breaker:
-    """One breaker, shared by every policy that guards the same target."""
+    """One breaker, shared by every policy that guards the same target. Its first interval begins with its first use."""
 
     __slots__ = ("_memory", "name", "settings")
 
-    def __init__(self, name: str, settings: BreakerSettings, now: float) -> None:
+    def __init__(self, name: str, settings: BreakerSettings) -> None:
         self.name = name
         self.settings = settings
-        self._memory = fresh(settings, now)
+        self._memory = Memory()
 
     @property
     def phase(self) -> Phase:
@@ -141,6 +141,8 @@ class Breaker:
 
     def enter(self, now: float) -> int:
         """The generation to report with. Raises CircuitOpen."""
+        if not self._memory.generation:
+            self._memory = fresh(self.settings, now)
         self._memory, refusal = admit(self.settings, self._memory, now)
         if refusal:
             raise CircuitOpen(refusal)

@@ -7,8 +7,6 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
-import trio
-
 from edge_runtime.config.values import nearest
 from edge_runtime.model.errors import ConfigError
 from edge_runtime.model.ports import Policy
@@ -106,7 +104,7 @@ class Policies:
 
     def _app_policy(self, app_id: str, target: Target) -> Policy:
         settings = self._rules.breakers.get(target.breaker)
-        breaker = Breaker(target.breaker, settings, trio.current_time()) if settings else None
+        breaker = Breaker(target.breaker, settings) if settings else None
         return self._policy(f"app_{app_id}", "outbound", target, breaker)
 
     def _component_policy(self, name: str, kind: Kind, direction: Direction) -> Policy:
@@ -124,7 +122,7 @@ class Policies:
             return None
         shared = self._component_breakers.get((component, name))
         if shared is None:
-            shared = self._component_breakers[component, name] = Breaker(name, settings, trio.current_time())
+            shared = self._component_breakers[component, name] = Breaker(name, settings)
         return shared
 
     def _defaults(self, words: Sequence[str]) -> Target:
