@@ -1,7 +1,7 @@
 """JSON that stays as it was written: numerals digit for digit, keys in their order, only blanks between tokens removed.
 
-Values are carried as raw pieces (`msgspec.Raw`) and never become Python numbers, so that 9007199254740993 and 0.1000 come
-back as they went in.
+Values are carried as raw pieces (`msgspec.Raw`) and never become Python numbers, so that 9007199254740993 and 0.1000
+come back as they went in.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def is_utf8(data: bytes) -> bool:
 def compact(value: bytes | msgspec.Raw) -> bytes:
     """One JSON value without blanks between its tokens. Raises NotJson."""
     try:
-        return msgspec.json.format(value, indent=-1)  # type: ignore[arg-type]
+        return msgspec.json.format(value, indent=-1)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise NotJson(str(error)) from None
 

@@ -1,4 +1,4 @@
-"""State as every API face sees it: keys with their prefix, options, encryption, policies and metrics around a driver."""
+"""State as every API face sees it: key prefixes, options, encryption, policies and metrics around a driver."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edge_runtime.observability.metrics import Labels, Metrics
 from edge_runtime.resiliency import Policies
 
 if TYPE_CHECKING:
-    from edge_runtime.blocks.state.outbox import MARKER_VALUE, Outbox
+    from edge_runtime.blocks.state.outbox import Outbox
     from edge_runtime.security.seal import Seal
 
 R = TypeVar("R", SetRequest, DeleteRequest)
@@ -233,7 +233,7 @@ class State:
             )
         staged = outbox.stage(settings, operations, trace)
         requests = [_request(store, operation) for operation in staged.operations]
-        requests += [SetRequest(marker, MARKER_VALUE) for marker in staged.events]
+        requests += staged.markers
         await outbox.publish(settings, staged)
         try:
             await self._commit(store, requests)

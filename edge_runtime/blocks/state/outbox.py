@@ -1,8 +1,8 @@
 """The transactional outbox: a state transaction and the events about it happen both or not at all.
 
 Before the transaction each event goes to an internal topic; the transaction carries a marker key per event. Whoever
-receives an internal event looks for its marker: found, the event is published for good and the marker removed; not found,
-the transaction never came to be. Crashing anywhere between the two leads to a repeated event, never to a lost or false one.
+receives an internal event looks for its marker: found, the event is published for good and the marker removed; not
+found, the transaction never came to be. A crash anywhere in between repeats an event; it neither loses nor invents one.
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ from edge_runtime.blocks.state.binding import BoundStore, OutboxSettings
 from edge_runtime.blocks.state.requests import NO_METADATA, Operation, SaveItem
 from edge_runtime.config.values import truthy
 from edge_runtime.model.errors import DriverError, EdgeError, Kind
-from edge_runtime.model.ports import DeleteRequest, Handler, Message, Outcome
+from edge_runtime.model.ports import DeleteRequest, Handler, Message, Outcome, SetRequest
 from edge_runtime.model.trace import Trace
 from edge_runtime.wire.exact_json import NotJson, compact, decode
 
 logger = logging.getLogger("dapr.runtime.outbox")
 
-MARKER_VALUE: Final = b"0"
 _PROJECTION: Final = "outbox.projection"
 _JSON: Final = "application/json"
 _TEXT: Final = "text/plain"
@@ -52,6 +51,11 @@ class Staged(NamedTuple):
 
     operations: Sequence[Operation]
     events: Mapping[str, bytes]
+
+    @property
+    def markers(self) -> list[SetRequest]:
+        """What the transaction must carry. Markers have no key prefix: they are the node's, not the app's."""
+        return [SetRequest(marker, b"0") for marker in self.events]
 
 
 class Source(NamedTuple):
