@@ -6,8 +6,7 @@ may well work without it. A secret store that is not open yet is reported, and t
 
 from __future__ import annotations
 
-import ast
-import uuid
+import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Final, NamedTuple
 
@@ -112,27 +111,37 @@ def may_refer(name: str, allowed: Collection[str] | None = None) -> bool:
     return allowed is None or name in allowed
 
 
-_QUOTES: Final = "\"'`"
+_ESCAPE: Final = re.compile(r"\\(?:([abfnrtv\\'\"])|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([0-7]{3}))")
+_LITERALS: Final = (
+    re.compile(r'"((?:[^"\\\n]|\\.)*)"'),
+    re.compile(r"`([^`]*)`"),
+    re.compile(r"'([^'\\\n]|\\.+)'"),
+)
+_NAMED_ESCAPES: Final = dict(zip("abfnrtv\\'\"", "\a\b\f\n\r\t\v\\'\"", strict=True))
 
 
 def unquote_go(text: str) -> str:
     """A text that is written as a Go literal (`"x"`, a raw `x` in back quotes, 'c') without its quotes, once."""
-    if len(text) < 2 or text[0] != text[-1] or text[0] not in _QUOTES:
-        return text
-    inner = text[1:-1]
-    if text[0] == "`":
-        return text if "`" in inner else inner.replace("\r", "")
-    if "\n" in inner:
-        return text
-    try:
-        value = ast.literal_eval(text) if "\\" in inner else inner
-    except (SyntaxError, ValueError):
-        return text
-    if text[0] in inner.replace("\\\\", "").replace(f"\\{text[0]}", ""):
-        return text
-    if text[0] == "'" and len(value) != 1:
-        return text
-    return str(value)
+    for literal in _LITERALS:
+        match = literal.fullmatch(text)
+        if match is None:
+            continue
+        inner = match[1]
+        if text[0] == "`":
+            return inner.replace("\r", "")
+        plain = _ESCAPE.sub("", inner)
+        if "\\" in plain:
+            return text  # an escape that Go does not know: no literal
+        value = _ESCAPE.sub(_unescape, inner)
+        return value if text[0] == '"' or len(value) == 1 else text
+    return text
+
+
+def _unescape(match: re.Match[str]) -> str:
+    if match[1]:
+        return _NAMED_ESCAPES[match[1]]
+    code = int(match[5], 8) if match[5] else int(match[2] or match[3] or match[4], 16)
+    return chr(code) if code <= 0x10FFFF else match[0]
 
 
 def names_namespace(component: Component) -> bool:
@@ -144,7 +153,7 @@ def _fill(value: str, name: str, component: Component, around: Surroundings) -> 
     if "{" not in value:
         return value
     while "{uuid}" in value:
-        value = value.replace("{uuid}", str(uuid.uuid4()), 1)
+        value = value.replace("{uuid}", _new_uuid(), 1)
     if "{podName}" in value:
         if around.environment.pod_name is None:
             raise ConfigError(
@@ -154,3 +163,9 @@ def _fill(value: str, name: str, component: Component, around: Surroundings) -> 
         value = value.replace("{podName}", around.environment.pod_name)
     namespace = f"{around.environment.namespace_or_default}.{around.app_id}"
     return value.replace("{namespace}", namespace).replace("{appID}", around.app_id)
+
+
+def _new_uuid() -> str:
+    import uuid
+
+    return str(uuid.uuid4())
