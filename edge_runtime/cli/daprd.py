@@ -38,12 +38,14 @@ def main(argv: Sequence[str]) -> int:
 
         print(lines(RUNTIME_VERSION))
         return 0
+    for note in flags.notes:
+        print(note, file=sys.stderr, flush=True)
     if flags.wait:
         return wait(flags.dapr_http_port or 3500)
-    return serve(argv)
+    return serve(argv, flags.state_dir)
 
 
-def serve(argv: Sequence[str]) -> int:
+def serve(argv: Sequence[str], state_directory: str = "") -> int:
     """Run the node with this one app until a signal or the shutdown API ends it."""
     import trio
 
@@ -51,7 +53,7 @@ def serve(argv: Sequence[str]) -> int:
 
     node.name_process()
     app = node.AppRequest(argv, dict(os.environ), os.getcwd())
-    request = node.NodeRequest(node.state_directory("", os.environ))
+    request = node.NodeRequest(node.state_directory(state_directory, os.environ))
 
     async def serve_app() -> int:
         return await node.run(request, [app], signals=True, task_status=trio.TASK_STATUS_IGNORED)

@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from edge_runtime.model.errors import ConfigError
+
 
 class HostedApp(Protocol):
     """An app's sidecar inside a node, from when its API listens until it is taken down."""
@@ -20,8 +22,8 @@ class HostedApp(Protocol):
 class RunningNode(Protocol):
     """What `run_node` says it started with."""
 
-    apps: Mapping[str, HostedApp]
-
+    @property
+    def apps(self) -> Mapping[str, HostedApp]: ...
     def shut_down(self) -> None:
         """Begin a graceful stop; `run_node` returns when it is over."""
 
@@ -35,12 +37,16 @@ class AppRequest(NamedTuple):
 
 
 class NodeRequest(NamedTuple):
-    """What belongs to the node as a whole. `attach` says who may attach apps: none, same-user or group:<name>."""
+    """What belongs to the node as a whole. `attach` says who may attach apps: none, same-user or group:<name>.
+
+    `linger` keeps a node without apps.
+    """
 
     state_directory: str
     control_socket: str | None = None
     attach: str = "none"
-    log_level: str = "info"
+    linger: bool = False
+    log_level: str = ""
     log_as_json: bool = False
     log_file: str = ""
 
@@ -53,23 +59,24 @@ async def run(
     on_ready: Callable[[], None] | None = None,
     task_status: Any,
 ) -> int:
-    """Serve until the node is told to stop; the value is the exit code."""
-    from edge_runtime import runtime
-    from edge_runtime.config.flags import parse_flags
+    """Serve until the node is told to stop; the value is the exit code. `task_status` gets a RunningNode."""
+    from edge_runtime.config.flags import parse_flags, validate
+    from edge_runtime.runtime import AppSettings, NodeSettings, run_node
 
-    settings = [
-        runtime.AppSettings(parse_flags(app.arguments), environment=app.environment, directory=app.directory)
-        for app in apps
-    ]
-    code: int = await runtime.run_node(
-        runtime.NodeSettings(state_dir=node.state_directory),
+    settings: list[AppSettings] = []
+    for app in apps:
+        flags = parse_flags(app.arguments)
+        if problems := validate(flags):
+            raise ConfigError("; ".join(problems))
+        settings.append(AppSettings(flags, app.environment, app.directory))
+    return await run_node(
+        NodeSettings(node.state_directory, node.attach, node.linger, node.log_level, node.log_as_json, node.log_file),
         settings,
         control_socket=node.control_socket,
         signals=signals,
         on_ready=on_ready,
         task_status=task_status,
     )
-    return code
 
 
 def name_process() -> None:
