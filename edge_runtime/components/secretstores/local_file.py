@@ -38,7 +38,7 @@ async def open_local_file(context: ComponentContext) -> AsyncIterator[LocalFile]
     fields = Fields(context.metadata, _KNOWN, context.name)
     for warning in fields.warnings():
         log.warning("%s", warning)
-    path = fields.text("secretsFile", default="")
+    path = fields.text("secretsFile")
     if not path:
         raise ConfigError(
             f'component "{context.name}": metadata "secretsFile" is missing; expected the path of a JSON file'
