@@ -2,5 +2,18 @@
 
 from edge_runtime.blocks.pubsub.bindings import PubSubBinding, bind_pubsub, is_namespaced
 from edge_runtime.blocks.pubsub.publish import Entry, Failure, Publisher
+from edge_runtime.blocks.pubsub.subscriber import Subscriber
+from edge_runtime.blocks.pubsub.subscriptions import SubscriptionKind, SubscriptionSpec, from_declared
 
-__all__ = ["Entry", "Failure", "PubSubBinding", "Publisher", "bind_pubsub", "is_namespaced"]
+__all__ = [
+    "Entry",
+    "Failure",
+    "PubSubBinding",
+    "Publisher",
+    "Subscriber",
+    "SubscriptionKind",
+    "SubscriptionSpec",
+    "bind_pubsub",
+    "from_declared",
+    "is_namespaced",
+]

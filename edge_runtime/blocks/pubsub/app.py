@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from edge_runtime.model.errors import DriverError
+from edge_runtime.model.errors import BodyTooLarge, DriverError
 from edge_runtime.model.http import Body, Header, Request, Response
 from edge_runtime.model.ports import AppChannel
 from edge_runtime.observability.trace import valid_traceparent
@@ -36,10 +36,11 @@ _BULK: Final[tuple[Header, ...]] = ((b"content-type", b"application/json"),)
 
 
 class Verdict(enum.Enum):
-    """What the app made of an event: done, or not wanted. Everything else is an error."""
+    """What the app made of an event: done, not wanted, or it has no such route. Everything else is an error."""
 
     SUCCESS = "success"
     DROP = "drop"
+    MISSING = "missing"
 
 
 class Event(NamedTuple):
@@ -122,6 +123,8 @@ async def _read(response: Response) -> bytes:
     body = response.body
     try:
         return body.data if body.buffered else await body.read(ANSWER_BYTES_MAX)
+    except BodyTooLarge:
+        return b""  # no status can be read from it
     finally:
         await body.aclose()
 
@@ -208,7 +211,7 @@ def single_verdict(status: int, body: bytes, topic: str) -> Verdict:
         raise DeliveryFailed(f"the app answered the status {said!r} for an event of topic {topic}")
     if status == 404:
         logger.warning("the app answered 404 for an event of topic %s, which is dropped: is its route missing?", topic)
-        return Verdict.DROP
+        return Verdict.MISSING
     text = body[:512].decode("utf-8", "replace")
     raise DeliveryFailed(f"the app answered {status} for an event of topic {topic}: {text}", code=status)
 
@@ -229,7 +232,7 @@ def bulk_verdicts(status: int, body: bytes, batch: Batch) -> Mapping[str, Verdic
     """What the answer to a batch means: unlike a single answer, silence about an entry is a failure."""
     if status == 404:
         logger.warning("the app answered 404 for events of topic %s, which are dropped", batch.topic)
-        return {entry.entry_id: Verdict.SUCCESS for entry in batch.entries}  # done with, and not for the dead letters
+        return {entry.entry_id: Verdict.MISSING for entry in batch.entries}
     if not 200 <= status < 300:
         raise DeliveryFailed(f"the app answered {status} for a batch of topic {batch.topic}", code=status)
     try:
@@ -242,7 +245,7 @@ def bulk_verdicts(status: int, body: bytes, batch: Batch) -> Mapping[str, Verdic
     verdicts = {}
     for item in statuses:
         entry_id, said = _member(item, "entryId"), _member(item, "status")
-        if entry_id in ids and said in _BULK_VERDICTS:
+        if isinstance(said, str) and isinstance(entry_id, str) and entry_id in ids and said in _BULK_VERDICTS:
             verdicts[entry_id] = _BULK_VERDICTS[said]
     return verdicts
 
