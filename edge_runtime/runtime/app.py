@@ -1,0 +1,207 @@
+"""One app's sidecar: its listeners, and behind them one generation of blocks after the other.
+
+The listeners stay when the files are read again; requests that arrive between two generations wait for the next one.
+A stop begins with the listeners and the subscriptions and ends with the components, within the graceful seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from edge_runtime.channel.metrics import HttpClientMetrics
+from edge_runtime.model.errors import ConfigError
+from edge_runtime.model.http import Body, Request, Response
+from edge_runtime.net.listeners import ListenError
+from edge_runtime.observability.health import Health
+from edge_runtime.observability.http_metrics import HttpServerMetrics
+from edge_runtime.observability.metrics import Metrics, render
+from edge_runtime.runtime.assembly import Files, Generation, read_files, say_what_comes_later, serve_generation
+from edge_runtime.runtime.servers import Servers, open_servers
+from edge_runtime.runtime.settings import AppSettings
+
+if TYPE_CHECKING:
+    from edge_runtime.runtime.node import Node
+
+log = logging.getLogger("dapr.runtime")
+
+# Open requests are cancelled this long before the graceful seconds are over, so that components can still close.
+CLOSING_MARGIN_S: Final = 1.0
+REQUESTS_DRAIN_MAX_S: Final = 10.0
+# What the interpreter itself may take after the graceful seconds, before the process is ended from a thread.
+LAST_RESORT_S: Final = 5.0
+_PROMETHEUS: Final = ((b"content-type", b"text/plain; version=0.0.4; charset=utf-8"),)
+
+
+class App:
+    """One app as the node and its tools see it."""
+
+    def __init__(self, settings: AppSettings, node: Node) -> None:
+        self.settings = settings
+        self.node = node
+        self.app_id = settings.flags.app_id
+        self.http_port = 0
+        self.metrics_port = 0
+        self.grpc_port = settings.flags.dapr_grpc_port or 0
+        self.listening = False
+        self.started_at = time.time()
+        self.health = Health(("runtime",))
+        self.metrics = Metrics(self.app_id)
+        # Made with the first generation and kept: what was counted before a reload still counts.
+        self.http_metrics: HttpServerMetrics | None = None
+        self.client_metrics: HttpClientMetrics | None = None
+        self.generation: Generation | None = None
+        self.extended: dict[str, str] = {}
+        self._ready = trio.Event()
+        self._stop = trio.Event()
+        self._reload = trio.Event()
+        self._blocking = False
+
+    # --- what others may ask -----------------------------------------------------------------------------------------
+
+    def set_metadata(self, key: str, value: str) -> None:
+        """Put an entry into the `extended` part of the metadata API. It outlives a reload."""
+        self.extended[key] = value
+        if self.generation is not None:
+            self.generation.blocks.metadata.put(key, value)
+
+    def shut_down(self, *, blocking: bool = False) -> None:
+        """Begin a graceful stop of this app's sidecar; `blocking` first waits as --dapr-block-shutdown-duration says."""
+        self._blocking = blocking and not self._stop.is_set()
+        self._stop.set()
+
+    def request_shutdown(self, forced: bool) -> None:
+        """What the shutdown API asks for. It never waits for the blocking time."""
+        if forced:
+            log.warning("A forced shutdown was asked for")
+            self.node.force()
+        else:
+            self.shut_down()
+
+    def reload(self) -> None:
+        """Read the files again and go over to what they say; ports and process stay."""
+        self._reload.set()
+
+    async def handle(self, request: Request) -> Response:
+        """What the API server calls for each request."""
+        generation = self.generation
+        while generation is None:
+            await self._ready.wait()
+            generation = self.generation
+        return await generation.face.handle(request)
+
+    async def handle_public(self, request: Request) -> Response:
+        """The same for the public port: health and metadata only."""
+        generation = self.generation
+        while generation is None:
+            await self._ready.wait()
+            generation = self.generation
+        return await generation.public_face.handle(request)
+
+    async def handle_metrics(self, request: Request) -> Response:
+        """The Prometheus page, on every path."""
+        text = render((self.metrics, self.node.metrics))
+        return Response(200, _PROMETHEUS, Body(text.encode()))
+
+    # --- the service -------------------------------------------------------------------------------------------------
+
+    async def run_generations(self, files: Files, *, task_status: trio.TaskStatus[None]) -> None:
+        """One generation after the other until cancelled. A reload with files that cannot be used changes nothing."""
+        first = True
+        while True:
+            async with trio.open_nursery() as nursery:
+                generation: Generation = await nursery.start(serve_generation, self, files)
+                for key, value in self.extended.items():
+                    generation.blocks.metadata.put(key, value)
+                self.generation = generation
+                self._ready.set()
+                if first:
+                    first = False
+                    task_status.started()
+                files = await self._next_files()
+                log.info("Going over to the new files")
+                self.generation, self._ready = None, trio.Event()
+                await generation.stop_deliveries()
+                await generation.close()
+
+    async def _next_files(self) -> Files:
+        while True:
+            await self._reload.wait()
+            self._reload = trio.Event()
+            try:
+                return read_files(self.settings, self.node.state_dir)
+            except ConfigError as error:
+                log.error("The files cannot be used; what runs stays as it is: %s", error)
+
+    async def until_stopped(self) -> None:
+        """Wait for the stop, and for what --dapr-block-shutdown-duration adds to it."""
+        await self._stop.wait()
+        duration_s = self.settings.flags.dapr_block_shutdown_duration
+        if self._blocking and duration_s is not None and duration_s > 0:
+            await self._block(duration_s)
+
+    async def _block(self, duration_s: float) -> None:
+        log.info("Blocking shutdown for %gs or until the app is unhealthy", duration_s)
+        if self.generation is None:
+            return
+        with trio.move_on_after(duration_s):
+            await self.generation.stop_deliveries()
+            await self.generation.until_unhealthy()
+
+
+async def serve_app(app: App, *, task_status: trio.TaskStatus[None]) -> None:
+    """Serve one app until it is stopped. `started` is said once every port accepts. Raises ConfigError."""
+    log.info("app id: %s", app.app_id)
+    files = read_files(app.settings, app.node.state_dir)
+    say_what_comes_later(files)
+    try:
+        async with open_servers(app) as servers:
+            async with trio.open_nursery() as background:
+                await background.start(app.run_generations, files)
+                await servers.serve(background)
+                app.health.outbound_ready = True
+                app.listening = True
+                task_status.started()
+                await app.until_stopped()
+                await _stop(app, servers, app.settings.flags.graceful_shutdown_s)
+                background.cancel_scope.cancel()
+    except ListenError as error:
+        raise ConfigError(str(error)) from None
+
+
+async def _stop(app: App, servers: Servers, graceful_s: float | None) -> None:
+    """Everything at once, within the graceful seconds; None waits without end."""
+    log.info("Dapr is shutting down")
+    app.health.unready("runtime")
+    limit_s = float("inf") if graceful_s is None else graceful_s
+    watchdog = _watchdog(limit_s + LAST_RESORT_S)
+    with trio.move_on_after(limit_s) as scope:
+        async with trio.open_nursery() as nursery:
+            drain_s = min(REQUESTS_DRAIN_MAX_S, max(limit_s - CLOSING_MARGIN_S, limit_s / 2))
+            nursery.start_soon(servers.drain, drain_s)
+            if app.generation is not None:
+                nursery.start_soon(app.generation.stop_deliveries)
+        if app.generation is not None:
+            await app.generation.close()
+    if watchdog is not None:
+        watchdog.cancel()
+    if scope.cancelled_caught:
+        app.node.code = 1
+        log.critical("Graceful shutdown took longer than %gs; ending now", limit_s)
+    else:
+        log.info("Daprd shutdown gracefully")
+
+
+def _watchdog(seconds: float) -> threading.Timer | None:
+    """Ends the process with code 1 should its own shutdown hang in a place that no cancellation reaches."""
+    if seconds == float("inf"):
+        return None
+    timer = threading.Timer(seconds, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
+    return timer

@@ -1,0 +1,447 @@
+"""From files to a face: reads what is configured, opens it, and nests the blocks of one app around it.
+
+A generation is everything that depends on files. It ends as it was opened, the other way round: deliveries stop, the
+app is left alone, the components close.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import trio
+
+from edge_runtime import RUNTIME_VERSION
+from edge_runtime.api.http import health, invoke, pubsub, secrets, state, unconfigured
+from edge_runtime.api.http.face import Blocks, Face, FaceSettings, allowed_routes
+from edge_runtime.api.http.routes import Route
+from edge_runtime.blocks.invoke import Invoker
+from edge_runtime.blocks.metadata import AppConnection, LoadedComponent, Metadata
+from edge_runtime.blocks.pubsub import Publisher, Subscriber, bind_pubsub, from_declared
+from edge_runtime.blocks.secrets import Secrets
+from edge_runtime.blocks.state import BoundStore, Outbox, State, bind_store
+from edge_runtime.channel.health import AppHealth, HealthSettings
+from edge_runtime.channel.http import ChannelSettings, HttpChannel, open_http_channel
+from edge_runtime.channel.metrics import HttpClientMetrics
+from edge_runtime.channel.wait import wait_for_app_port
+from edge_runtime.config.configuration import load_configuration
+from edge_runtime.config.environment import (
+    Environment,
+    later_variables,
+    own_variables,
+    read_environment,
+    with_otel_variables,
+)
+from edge_runtime.config.flags import DaprdFlags, later_flags, validate
+from edge_runtime.config.kinds import Component
+from edge_runtime.config.references import Surroundings
+from edge_runtime.config.resources import Resources, default_components, load_resources
+from edge_runtime.config.settings import Configuration, Tracing
+from edge_runtime.model.errors import ConfigError
+from edge_runtime.observability.http_metrics import HttpMetricsSettings, HttpServerMetrics
+from edge_runtime.observability.metrics import LATENCY_MS
+from edge_runtime.observability.trace import Tracer
+from edge_runtime.resiliency import Policies
+from edge_runtime.runtime.components import Components, Opened, Place
+from edge_runtime.runtime.settings import AppSettings
+from edge_runtime.security.access import ApiLists, SecretScopes
+
+if TYPE_CHECKING:
+    from edge_runtime.runtime.app import App
+
+log = logging.getLogger("dapr.runtime")
+
+# What a sampler does that was given no rate, or one that is no number (Dapr's default).
+DEFAULT_SAMPLING: Final = 0.0001
+ROUTES: Final = (
+    *health.ROUTES,
+    *state.ROUTES,
+    *pubsub.ROUTES,
+    *invoke.ROUTES,
+    *secrets.ROUTES,
+    *unconfigured.ROUTES,
+)
+
+
+class Files(NamedTuple):
+    """Everything that was read for one generation, checked and typed, nothing of it opened yet."""
+
+    flags: DaprdFlags
+    environment: Environment
+    variables: Mapping[str, str]
+    directory: str
+    configuration: Configuration
+    resources: Resources
+    components: tuple[Component, ...]
+
+
+def read_files(settings: AppSettings, state_dir: str) -> Files:
+    """Read and check what the flags name. Raises ConfigError, which names the flag, file or field."""
+    flags = settings.flags
+    problems = validate(flags)
+    if problems:
+        raise ConfigError("; ".join(problems))
+    environment = read_environment(settings.environment)
+    configuration = load_configuration(_absolute(flags.config, settings.directory), settings.environment)
+    directories = _absolute(flags.resource_directories, settings.directory)
+    resources = load_resources(directories, app_id=flags.app_id, namespace=environment.namespace)
+    for line in (*configuration.warnings, *resources.warnings):
+        log.warning("%s", line)
+    components = resources.components if resources.has_components else default_components(state_dir)
+    kept = tuple(item for item in components if not _denied(item, configuration))
+    variables = {**settings.environment, **own_variables(flags, "127.0.0.1")}
+    return Files(flags, environment, variables, settings.directory, configuration, resources, kept)
+
+
+def _absolute(paths: Iterable[str], directory: str) -> list[str]:
+    return [os.path.join(directory, path) for path in paths]
+
+
+def _denied(component: Component, configuration: Configuration) -> bool:
+    if not configuration.denies_component(component.type, component.version):
+        return False
+    log.warning("Component %s is denied by components.deny and is left out", component.log_name)
+    return True
+
+
+def say_what_comes_later(files: Files) -> None:
+    """Flags, variables and resources that are accepted but have no effect yet: one line each, once at start."""
+    for line in (*later_flags(files.flags), *later_variables(files.variables)):
+        log.info("%s", line)
+    for resource in files.resources.later:
+        log.info("%s: %s %r is accepted and has no effect yet", resource.source, resource.kind, resource.name)
+    handlers = (*files.configuration.http_pipeline, *files.configuration.app_http_pipeline)
+    for handler in handlers:
+        log.info("middleware %s (%s) is accepted and has no effect yet", handler.name, handler.type)
+
+
+class Generation:
+    """What serves one app until its files are read again."""
+
+    def __init__(
+        self, blocks: Blocks, face: Face, public_face: Face, subscriber: Subscriber, app_health: AppHealth | None
+    ) -> None:
+        self.blocks = blocks
+        self.face = face
+        self.public_face = public_face
+        self._subscriber = subscriber
+        self._app_health = app_health
+        self._closing = trio.Event()
+        self._closed = trio.Event()
+
+    async def stop_deliveries(self) -> None:
+        """Take no further event; those that the app has are finished."""
+        await self._subscriber.stop()
+
+    async def until_unhealthy(self) -> None:
+        """Wait until health checks find the app unhealthy; for ever when there are none."""
+        if self._app_health is None:
+            await trio.sleep_forever()
+        else:
+            await self._app_health.until(False)
+
+    async def close(self) -> None:
+        """Leave the app alone and close the components. Returns when all of them are closed."""
+        self._closing.set()
+        await self._closed.wait()
+
+    async def until_closing(self) -> None:
+        await self._closing.wait()
+
+    def closed(self) -> None:
+        self._closed.set()
+
+
+async def serve_generation(app: App, files: Files, *, task_status: trio.TaskStatus[Generation]) -> None:
+    """Open everything that the files name and serve it until the generation is closed."""
+    closing = trio.Event()
+    async with trio.open_nursery() as nursery:
+        components = Components(_place(app, files), nursery, closing)
+        await components.open_all(files.components, _surroundings(files, components.secret_stores))
+        async with AsyncExitStack() as stack:
+            channel = await _open_channel(app, files, stack)
+            built = await _build(app, files, components.opened, channel, stack)
+            async with trio.open_nursery() as background:
+                task_status.started(built.generation)
+                background.start_soon(_attend_app, app, files, built)
+                await built.generation.until_closing()
+                background.cancel_scope.cancel()
+        closing.set()
+    built.generation.closed()
+
+
+def _place(app: App, files: Files) -> Place:
+    return Place(
+        app.app_id,
+        files.environment.namespace_or_default,
+        files.directory,
+        app.node.state_dir,
+        app.node.databases,
+        app.metrics,
+    )
+
+
+def _surroundings(files: Files, secret_stores: Mapping[str, SecretStore]) -> Surroundings:
+    namespace = {"namespace": files.environment.namespace_or_default}
+
+    async def get_secret(store: str, name: str) -> Mapping[str, str] | None:
+        return await secret_stores[store].get(name, namespace)
+
+    return Surroundings(files.flags.app_id, files.environment, files.variables, get_secret, secret_stores)
+
+
+async def _open_channel(app: App, files: Files, stack: AsyncExitStack) -> HttpChannel | None:
+    flags = files.flags
+    if not flags.app_port:
+        return None
+    if app.client_metrics is None:
+        app.client_metrics = HttpClientMetrics(app.metrics)
+    settings = ChannelSettings(
+        flags.app_port,
+        flags.app_channel_address or "127.0.0.1",
+        flags.protocol,
+        flags.app_max_concurrency,
+        files.environment.app_token,
+        flags.header_bytes_max,
+    )
+    return await stack.enter_async_context(open_http_channel(settings, app.client_metrics))
+
+
+class _Built(NamedTuple):
+    generation: Generation
+    channel: HttpChannel | None
+    app_health: AppHealth | None
+    subscriber: Subscriber
+    outbox: Outbox | None
+
+
+async def _build(
+    app: App, files: Files, opened: Mapping[str, Opened], channel: HttpChannel | None, stack: AsyncExitStack
+) -> _Built:
+    """The blocks of one app around its components, innermost first."""
+    environment = files.environment
+    policies = Policies(
+        [(item.name, item.spec) for item in files.resources.resiliencies], app.metrics, app.app_id, environment.namespace
+    )
+    pubsubs = {name: _bind_pubsub(item, app, files) for name, item in opened.items() if _is(item, "pubsub")}
+    publisher = Publisher(pubsubs, app.app_id, environment.namespace, policies, app.metrics)
+    subscriber = Subscriber(
+        pubsubs,
+        app.app_id,
+        environment.namespace,
+        channel,
+        policies,
+        publisher,
+        app.metrics,
+        [from_declared(item) for item in files.resources.subscriptions],
+    )
+    stores = {name: _bind_store(item, opened) for name, item in opened.items() if _is(item, "state")}
+    outbox = _outbox(stores, app, files, publisher, subscriber)
+    app_health = None if channel is None else AppHealth(channel, _health_settings(files.flags), app.metrics)
+    blocks = Blocks(
+        state=State(stores, app.app_id, environment.namespace, policies, app.metrics, outbox),
+        publisher=publisher,
+        invoker=await _open_invoker(app, files, policies, channel, stack),
+        secrets=_secrets(files, opened, policies, app),
+        metadata=_metadata(files, opened, policies, subscriber),
+        health=app.health,
+        namespace=environment.namespace_or_default,
+        shutdown=app.request_shutdown,
+    )
+    face = _face(app, files, blocks, ROUTES, FaceSettings())
+    return _Built(
+        Generation(blocks, face, _public_face(app, blocks), subscriber, app_health),
+        channel,
+        app_health,
+        subscriber,
+        outbox,
+    )
+
+
+def _is(item: Opened, category: str) -> bool:
+    return item.component.category == category
+
+
+def _bind_pubsub(item: Opened, app: App, files: Files) -> PubSubBinding:
+    return bind_pubsub(
+        item.component.name,
+        item.metadata,
+        item.driver,
+        app.app_id,
+        files.environment.namespace_or_default,
+        namespaced=item.namespaced,
+    )
+
+
+def _bind_store(item: Opened, opened: Mapping[str, Opened]) -> BoundStore:
+    component = item.component
+    secret_store = component.secret_store if component.secret_store in opened else ""
+    key_names = {field.name: field.secret_name for field in component.metadata if field.secret_name}
+    return bind_store(component.name, item.metadata, item.driver, secret_store=secret_store, key_names=key_names)
+
+
+def _outbox(stores: Mapping[str, BoundStore], app: App, files: Files, publisher: Publisher) -> Outbox | None:
+    if not any(bound.outbox for bound in stores.values()):
+        return None
+    return Outbox(stores, app.app_id, files.environment.namespace, publisher)
+
+
+def _secrets(files: Files, opened: Mapping[str, Opened], policies: Policies, app: App) -> Secrets:
+    stores = {name: item.driver for name, item in opened.items() if _is(item, "secretstores")}
+    scopes = SecretScopes(files.configuration.secret_scopes)
+    return Secrets(stores, scopes, policies, app.metrics, files.environment.namespace)
+
+
+def _metadata(files: Files, opened: Mapping[str, Opened], policies: Policies, subscriber: Subscriber) -> Metadata:
+    features = [name for name, on in files.configuration.features.items() if on]
+    metadata = Metadata(
+        files.flags.app_id,
+        RUNTIME_VERSION,
+        features=features,
+        connection=_connection(files.flags),
+        subscriptions=subscriber.active,
+    )
+    metadata.components += [_described(item) for item in opened.values()]
+    metadata.endpoints += [endpoint.name for endpoint in files.resources.http_endpoints]
+    metadata.resiliencies += policies.describe()
+    return metadata
+
+
+def _described(item: Opened) -> LoadedComponent:
+    component = item.component
+    features = sorted(item.driver.features)
+    if component.category == "state" and {"ETAG", "TRANSACTIONAL"} <= item.driver.features:
+        features.append("ACTOR")
+    return LoadedComponent(component.name, component.type, component.version or "v1", features)
+
+
+def _connection(flags: DaprdFlags) -> AppConnection | None:
+    if not flags.app_port:
+        return None
+    checks = None
+    if flags.enable_app_health_check:
+        path = flags.app_health_check_path
+        checks = (path, flags.health_interval_s, flags.health_timeout_s, flags.health_threshold)
+    return AppConnection(
+        flags.app_port, flags.protocol, flags.app_channel_address or "127.0.0.1", flags.app_max_concurrency, checks
+    )
+
+
+def _health_settings(flags: DaprdFlags) -> HealthSettings | None:
+    if not flags.enable_app_health_check:
+        return None
+    return HealthSettings(
+        flags.app_health_check_path, flags.health_interval_s, flags.health_timeout_s, flags.health_threshold
+    )
+
+
+def _face(app: App, files: Files, blocks: Blocks) -> Face:
+    configuration = files.configuration
+    lists = ApiLists(configuration.api_allowed, configuration.api_denied)
+    routes: Collection[Route] = ROUTES
+    if not lists.empty:
+        routes = allowed_routes(ROUTES, lambda row: lists.permits(row.group, row.version, row.path))
+    invoke_denied = not any(row.group == "invoke" for row in routes)
+    return Face(
+        blocks,
+        routes,
+        _face_settings(files),
+        _tracer(with_otel_variables(configuration.tracing, files.environment.otel)),
+        _http_metrics(app, configuration),
+        None if invoke_denied else invoke.fallback,
+    )
+
+
+def _face_settings(files: Files) -> FaceSettings:
+    logging_ = files.configuration.api_logging
+    switch = files.flags.enable_api_logging
+    logged = logging_.enabled if switch is None else switch
+    return FaceSettings(
+        body_limit_bytes=files.flags.body_bytes_max,
+        token=files.environment.api_token,
+        allowed_origins=files.flags.allowed_origins,
+        api_log=(logging_.obfuscate_urls, logging_.omit_health_checks) if logged else None,
+        traced=_rate(files.configuration.tracing.sampling_rate) != 0,
+    )
+
+
+def _public_face(blocks: Blocks) -> Face:
+    """Health and metadata without token, CORS, limit and fallback."""
+    routes = (*health.HEALTH_ROUTES, *health.METADATA_ROUTES)
+    return Face(blocks, routes, FaceSettings(body_limit_bytes=None), Tracer(None), None, None)
+
+
+def _rate(text: str) -> float:
+    """The sampling rate; empty or no number is Dapr's default."""
+    try:
+        return min(max(float(text), 0.0), 1.0)
+    except ValueError:
+        return DEFAULT_SAMPLING
+
+
+def _tracer(tracing: Tracing) -> Tracer:
+    """Without a rate and an exporter there is no tracer: contexts pass through as they came."""
+    exports = tracing.stdout or tracing.zipkin_endpoint or (tracing.otel.endpoint and tracing.otel.protocol)
+    return Tracer(_rate(tracing.sampling_rate) if tracing.sampling_rate or exports else None)
+
+
+def _http_metrics(app: App, configuration: Configuration) -> HttpServerMetrics | None:
+    settings = configuration.metrics
+    if not settings.enabled:
+        return None
+    if app.http_metrics is None:
+        app.http_metrics = HttpServerMetrics(
+            app.metrics,
+            HttpMetricsSettings(
+                settings.http_increased_cardinality,
+                settings.http_path_matching,
+                settings.http_exclude_verbs,
+                settings.latency_buckets_ms or LATENCY_MS,
+            ),
+        )
+    return app.http_metrics
+
+
+# --- the life beside the app ------------------------------------------------------------------------------------------
+
+
+async def _attend_app(app: App, files: Files, built: _Built) -> None:
+    """Wait for the app, ask what it wants, deliver while it is well. A node without an app port only starts."""
+    async with trio.open_nursery() as nursery:
+        if built.channel is not None:
+            await wait_for_app_port(built.channel.origin)
+        if built.app_health is None:
+            await _begin_deliveries(files, built, nursery)
+        else:
+            await nursery.start(built.app_health.run)
+            nursery.start_soon(_follow_health, files, built, nursery)
+            if not files.flags.enable_app_health_check:
+                await built.begun.wait()
+        app.health.ready("runtime")
+        elapsed_ms = (time.monotonic() - app.began) * 1000
+        log.info("dapr initialized. Status: Running. Init Elapsed %.0fms", elapsed_ms)
+
+
+async def _follow_health(files: Files, built: _Built, nursery: trio.Nursery) -> None:
+    """Deliveries begin when the app is first well, pause while it is not, and resume."""
+    assert built.app_health is not None
+    async for healthy in built.app_health.changes():
+        if healthy and not built.begun.is_set():
+            await _begin_deliveries(files, built, nursery)
+        elif built.begun.is_set():
+            await (built.subscriber.resume() if healthy else built.subscriber.pause())
+
+
+async def _begin_deliveries(files: Files, built: _Built, nursery: trio.Nursery) -> None:
+    if built.channel is not None and not files.flags.skips_config_endpoint:
+        await read_app_config(built.channel, files.flags.app_id)
+    if built.channel is not None and not files.flags.skips_subscribe_endpoint:
+        await built.subscriber.discover()
+    nursery.start_soon(built.subscriber.run)
+    if built.outbox is not None:
+        nursery.start_soon(built.outbox.run)
+    built.begun.set()

@@ -1,0 +1,199 @@
+"""The node: what all its apps share, who may join it, and how it ends.
+
+A node ends in one of three ways. A signal or the shutdown API begins a graceful stop: apps stop taking work, finish what
+is open, close their components; code 0. A stop that is overdue, or forced, ends the process with code 1. A resource
+that an app cannot start without ends a node that was started for that app with code 1 as well.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+import trio
+
+from edge_runtime import RUNTIME_VERSION
+from edge_runtime.model.errors import ConfigError
+from edge_runtime.observability.log import Handler, current_app, setup_logging
+from edge_runtime.observability.metrics import Metrics
+from edge_runtime.runtime.app import App, serve_app
+from edge_runtime.runtime.settings import AppSettings, NodeSettings
+from edge_runtime.store.database import Databases, open_databases
+
+log = logging.getLogger("dapr.runtime")
+signals_log = logging.getLogger("dapr.signals")
+
+FORCED_AFTER_S: Final = 0.1
+
+
+class Node:
+    """The apps of this process and what they share."""
+
+    def __init__(self, settings: NodeSettings, databases: Databases, nursery: trio.Nursery, logs: Handler) -> None:
+        self.settings = settings
+        self.state_dir = settings.state_dir
+        self.databases = databases
+        self.logs = logs
+        self.metrics = Metrics()
+        self.apps: dict[str, App] = {}
+        self.code = 0
+        self._nursery = nursery
+        self._stopping = False
+        self._changed = trio.Event()
+
+    async def attach(self, settings: AppSettings) -> App:
+        """Serve an app from now on. Returns when its ports accept. Raises ConfigError when it cannot start."""
+        app_id = settings.flags.app_id
+        if self._stopping:
+            raise ConfigError("the node is shutting down and takes no further app")
+        if app_id in self.apps:
+            raise ConfigError(f"--app-id {app_id!r} runs on this node already; stop it first or choose another id")
+        app = self.apps[app_id] = App(settings, self)
+        try:
+            await self._nursery.start(self._serve, app)
+        except BaseException:
+            self._forget(app)
+            raise
+        return app
+
+    async def _serve(self, app: App, *, task_status: trio.TaskStatus[None]) -> None:
+        """One app's service, supervised: what goes wrong in it after its start ends this app and no other."""
+        current_app.set(app.app_id)
+        try:
+            await serve_app(app, task_status=task_status)
+        except Exception as error:
+            if not app.listening:
+                raise
+            self.code = 1
+            causes = _leaves(error)
+            unexpected = any(not isinstance(cause, ConfigError) for cause in causes)
+            text = "; ".join(str(cause) for cause in causes)
+            log.critical("Fatal error from runtime: %s", text, exc_info=error if unexpected else None)
+        finally:
+            self._forget(app)
+
+    def _forget(self, app: App) -> None:
+        if self.apps.get(app.app_id) is app:
+            del self.apps[app.app_id]
+        self._changed.set()
+
+    def shut_down(self, *, blocking: bool = False) -> None:
+        """Begin a graceful stop of every app; `blocking` honours --dapr-block-shutdown-duration, as signals do."""
+        self._stopping = True
+        for app in list(self.apps.values()):
+            app.shut_down(blocking=blocking)
+        self._changed.set()
+
+    def force(self) -> None:
+        """End the process with code 1 in a moment, with nothing drained."""
+        threading.Timer(FORCED_AFTER_S, os._exit, (1,)).start()
+
+    async def until_over(self) -> None:
+        """Wait until the last app has left; a node that lingers also waits to be told."""
+        while self.apps or (self.settings.linger and not self._stopping):
+            self._changed = trio.Event()
+            await self._changed.wait()
+
+
+async def run_node(
+    settings: NodeSettings,
+    apps: Sequence[AppSettings],
+    *,
+    control_socket: str | None = None,
+    signals: bool = True,
+    on_ready: Callable[[], None] | None = None,
+    task_status: trio.TaskStatus[Node] = trio.TASK_STATUS_IGNORED,
+) -> int:
+    """Serve the apps until the node is told to stop. The value is the exit code."""
+    logs = _logging(settings, apps)
+    log.info("Starting Dapr Runtime -- version %s -- commit %s", RUNTIME_VERSION, "edge")
+    log.info("Log level set to: %s", _level(settings, apps))
+    try:
+        async with open_node(settings, logs) as node:
+            async with trio.open_nursery() as nursery:
+                if signals:
+                    await nursery.start(_listen_for_signals, node)
+                if control_socket is not None:
+                    await _open_control(nursery, node, control_socket)
+                for app in apps:
+                    await node.attach(app)
+                if on_ready is not None:
+                    on_ready()
+                task_status.started(node)
+                await node.until_over()
+                nursery.cancel_scope.cancel()
+            return node.code
+    except* ConfigError as group:
+        for error in _leaves(group):
+            log.critical("Fatal error from runtime: %s", error)
+    return 1
+
+
+async def _open_control(nursery: trio.Nursery, node: Node, path: str) -> None:
+    from edge_runtime.api.control import serve_control
+
+    await nursery.start(serve_control, node, path)
+
+
+@asynccontextmanager
+async def open_node(settings: NodeSettings, logs: Handler) -> AsyncIterator[Node]:
+    """The shared things, opened in the order in which they need one another."""
+    _make_state_directory(settings.state_dir)
+    async with open_databases() as databases, trio.open_nursery() as nursery:
+        yield Node(settings, databases, nursery, logs)
+        nursery.cancel_scope.cancel()
+
+
+def _make_state_directory(path: str) -> None:
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"--state-dir {path}: cannot be made: {error.strerror}; name a directory that can be written, "
+            "with this flag or EDGE_RUNTIME_STATE_DIR"
+        ) from None
+
+
+def _logging(settings: NodeSettings, apps: Sequence[AppSettings]) -> Handler:
+    first = apps[0].flags if apps else None
+    return setup_logging(
+        level=_level(settings, apps),
+        as_json=settings.log_as_json or bool(first and first.log_as_json),
+        version=RUNTIME_VERSION,
+        path=settings.log_file or (first.log_file if first else ""),
+    )
+
+
+def _level(settings: NodeSettings, apps: Sequence[AppSettings]) -> str:
+    return settings.log_level or (apps[0].flags.log_level if apps else "info")
+
+
+async def _listen_for_signals(node: Node, *, task_status: trio.TaskStatus[None]) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+        task_status.started()
+        asked = False
+        async for number in received:
+            if number == signal.SIGHUP:
+                signals_log.info("Received signal 'hangup'; reading the files again")
+                for app in list(node.apps.values()):
+                    app.reload()
+                continue
+            if asked:
+                signals_log.critical("Received a second signal; ending at once")
+                os._exit(1)
+            asked = True
+            name = "interrupt" if number == signal.SIGINT else "terminated"
+            signals_log.info("Received signal '%s'; beginning shutdown", name)
+            node.shut_down(blocking=True)
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    """The errors of a group, or the error itself."""
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [leaf for part in error.exceptions for leaf in _leaves(part)]
