@@ -1,15 +1,19 @@
 """State: key-value stores of an app, with prefixes, etags, expiry, encryption, transactions and their outbox."""
 
 from edge_runtime.blocks.state.binding import BoundStore, OutboxSettings, bind_store
-from edge_runtime.blocks.state.block import State
+from edge_runtime.blocks.state.block import GuardedStore, State
+from edge_runtime.blocks.state.outbox import Outbox, OutboxPort
 from edge_runtime.blocks.state.requests import NO_METADATA, DeleteItem, Hit, Operation, Page, SaveItem
 
 __all__ = [
     "NO_METADATA",
     "BoundStore",
     "DeleteItem",
+    "GuardedStore",
     "Hit",
     "Operation",
+    "Outbox",
+    "OutboxPort",
     "OutboxSettings",
     "Page",
     "SaveItem",

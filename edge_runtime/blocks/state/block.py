@@ -27,7 +27,7 @@ _OPERATIONS: Final = ("get", "set", "delete", "query", "transaction", "bulk_get"
 _LABELS: Final = ("component", "namespace", "operation", "success")
 
 
-class _Guarded:
+class GuardedStore:
     """One store with everything that its name decides, worked out once."""
 
     __slots__ = ("bound", "failed", "name", "outbox", "passed", "policy", "prefix", "seal", "store")
@@ -101,13 +101,13 @@ class State:
         metrics: Metrics,
         outbox: Outbox | None = None,
     ) -> None:
-        self._stores = {name: _Guarded(bound, app_id, namespace, policies) for name, bound in stores.items()}
+        self._stores = {name: GuardedStore(bound, app_id, namespace, policies) for name, bound in stores.items()}
         self._app_id = app_id
         self._outbox = outbox
         self._count = metrics.counter("component_state_count", *_LABELS)
         self._latencies = metrics.histogram("component_state_latencies", *_LABELS)
 
-    def require(self, store_name: str) -> _Guarded:
+    def require(self, store_name: str) -> GuardedStore:
         """The store of that name; faces ask before they read a body. Raises EdgeError."""
         store = self._stores.get(store_name)
         if store is None:
@@ -219,10 +219,10 @@ class State:
         except DriverError as error:
             raise failures.transaction_failed(error) from error
 
-    async def _commit(self, store: _Guarded, requests: Sequence[SetRequest | DeleteRequest]) -> None:
+    async def _commit(self, store: GuardedStore, requests: Sequence[SetRequest | DeleteRequest]) -> None:
         await self._run(store, "transaction", partial(store.store.transact, requests))
 
-    async def _commit_with_events(self, store: _Guarded, operations: Sequence[Operation], trace: Trace) -> None:
+    async def _commit_with_events(self, store: GuardedStore, operations: Sequence[Operation], trace: Trace) -> None:
         outbox, settings = self._outbox, store.outbox
         if outbox is None or settings is None:
             text = "no publish and subscribe component is ready for it"
@@ -258,7 +258,7 @@ class State:
             raise failures.query_failed(store_name, str(error)) from error
         return Page([store.hit(key, item) for key, item in result.results], result.token)
 
-    async def _run(self, store: _Guarded, operation: str, call: Callable[[], Awaitable[T]]) -> T:
+    async def _run(self, store: GuardedStore, operation: str, call: Callable[[], Awaitable[T]]) -> T:
         begun = perf_counter()
         try:
             result = await (call() if store.policy is None else store.policy.run(call))
@@ -281,14 +281,14 @@ def _named(item: SaveItem) -> str:
     return item.key
 
 
-def _request(store: _Guarded, operation: Operation) -> SetRequest | DeleteRequest:
+def _request(store: GuardedStore, operation: Operation) -> SetRequest | DeleteRequest:
     item = operation.item
     stored = store.prefix + item.key
     return store.set_request(item, stored) if operation.operation == "upsert" else store.delete_request(item, stored)
 
 
 async def _each(
-    store: _Guarded,
+    store: GuardedStore,
     keys: Sequence[str],
     requests: Sequence[R],
     send: Callable[[Sequence[R]], Awaitable[Sequence[Exception | None]]],
