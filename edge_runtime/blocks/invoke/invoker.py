@@ -1,0 +1,338 @@
+"""The invoker of one app: finds the target, sets the headers, keeps the retry rules, hands the answer back.
+
+An app of this node is called straight through its channel; there is no socket between two sidecars of one process.
+Everything else is as between two of them: the callee's access control, caller and forwarding headers, and three retries
+a second apart when the callee cannot be reached. Those retry only when no connection came about, so nothing is ever
+sent twice; and because the body is then untouched, it need not be kept.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, Protocol
+
+from edge_runtime.blocks.invoke.peers import Peer, Peers
+from edge_runtime.model.errors import BodyTooLarge, DriverError, EdgeError, Kind
+from edge_runtime.model.http import Body, Header, Request, Response
+from edge_runtime.model.ports import AppChannel, Policy
+from edge_runtime.model.trace import NO_TRACE, Trace
+from edge_runtime.net.connections import ConnectFailed, Origin
+from edge_runtime.net.urls import Url, parse_url
+from edge_runtime.observability.metrics import Metrics
+from edge_runtime.security.access import Caller, denial
+from edge_runtime.wire.headers import request_headers
+from edge_runtime.wire.paths import encode
+
+# A declared body up to this size is kept when a policy may send it again; a larger one is sent once.
+REPEATABLE_BYTES_MAX: Final = 4 * 2**20
+_POLICY_CACHE_MAX: Final = 1024
+_URLS_MAX: Final = 256
+_BUILT_IN_RETRIES: Final = "DaprBuiltInServiceRetries"
+_VERBS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE"})
+_JSON: Final[Header] = (b"content-type", b"application/json")
+_EVENT_STREAM: Final = b"text/event-stream"
+_EVENT_HEADERS: Final[tuple[Header, ...]] = (
+    (b"content-type", _EVENT_STREAM),
+    (b"cache-control", b"no-cache"),
+    (b"connection", b"keep-alive"),
+)
+_EVENT_NAMES: Final = frozenset({b"content-type", b"cache-control", b"connection"})
+
+# Every header form of the target is the sidecar's own matter.
+_DROPPED: Final = frozenset({b"dapr-app-id"})
+_IDENTITY: Final = frozenset({b"dapr-caller-app-id", b"dapr-caller-namespace", b"dapr-callee-app-id"})
+_TRACE: Final = frozenset({b"traceparent", b"tracestate"})
+
+Send = Callable[[Request], Awaitable[Response]]
+
+
+class AppPolicies(Protocol):
+    """What of `resiliency.Policies` invocation asks."""
+
+    def targets_app(self, app_id: str) -> bool: ...
+    def for_app(self, app_id: str) -> Policy: ...
+    def builtin(self, name: str) -> Policy: ...
+
+
+class OutsideChannel(Protocol):
+    """How a place that is no app of this node is called."""
+
+    async def send_to(self, origin: Origin, request: Request) -> Response: ...
+
+
+class OutsideEndpoint(OutsideChannel, Protocol):
+    """A loaded HTTPEndpoint."""
+
+    @property
+    def base(self) -> Url: ...
+    @property
+    def headers(self) -> Sequence[Header]: ...
+
+
+class _Answered(DriverError):
+    """An answer outside 200 to 399, as the failure that a policy takes it for."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(f"the app answered {response.status}", code=response.status)
+        self.response = response
+
+
+class Invoker:
+    """Service invocation for one app. `own` is that app as others see it, `outside` takes direct URLs."""
+
+    def __init__(
+        self,
+        own: Peer,
+        peers: Peers,
+        *,
+        policies: AppPolicies,
+        metrics: Metrics,
+        outside: OutsideChannel,
+        endpoints: Mapping[str, OutsideEndpoint] | None = None,
+        trust_domain: str = "public",
+        host_address: str = "",
+        host_name: str = "",
+    ) -> None:
+        self.own = own
+        self._app_id = own.app_id
+        self._namespace = own.namespace
+        self._peers = peers
+        self._policies = policies
+        self._outside = outside
+        self._endpoints = endpoints or {}
+        self._caller = Caller(own.app_id, self._namespace, trust_domain)
+        self._forwarding = forwarding_headers(host_address, host_name)
+        self._identities: dict[str, tuple[Header, ...]] = {}
+        self._unguarded: set[str] = set()
+        self._urls: dict[str, Url] = {}
+        self._requests = metrics.counter("runtime_service_invocation_req_sent_total", "dst_app_id", "type")
+        self._answers = metrics.counter("runtime_service_invocation_res_recv_total", "src_app_id", "status", "type")
+        self._latency = metrics.histogram("runtime_service_invocation_res_recv_latency_ms", "src_app_id", "status")
+
+    async def invoke(self, target: str, method: bytes, query: bytes, request: Request, trace: Trace) -> Response:
+        """The target's answer, whatever its status. `method` is a cleaned, decoded path; `query` has its `?`.
+
+        The answer's body must be read or closed. Raises `EdgeError`: INVOKE_FAILED, or INVOKE_DENIED.
+        """
+        try:
+            if request.method == "CONNECT":
+                raise DriverError("the verb CONNECT cannot be forwarded")
+            sent = Request(
+                request.method if request.method in _VERBS else "POST", b"/" + encode(method) + query, (), request.body
+            )
+            response = await self._route(target, method, request, sent, trace)
+        except (DriverError, BodyTooLarge, ValueError) as error:
+            raise EdgeError(Kind.INVOKE_FAILED, f"failed to invoke, id: {target}, err: {error}") from error
+        if not 200 <= response.status < 400 and response.header(b"content-type") is None:
+            response.headers = [*response.headers, _JSON]
+        return response
+
+    async def _route(self, target: str, method: bytes, request: Request, sent: Request, trace: Trace) -> Response:
+        """Finds what the target is and sends there. Everything that is raised here becomes INVOKE_FAILED."""
+        if self._endpoints and target in self._endpoints:
+            return await self._call_endpoint(target, request, sent, trace)
+        if target[:7].lower() == "http://" or target[:8].lower() == "https://":
+            return await self._call_url(target, request, sent, trace)
+        app_id, namespace = self._split(target)
+        if app_id == self._app_id and namespace == self._namespace:
+            channel = self.own.channel
+            if channel is None:
+                raise DriverError("cannot invoke local endpoint: app channel not initialized")
+            sent.headers = self._headers(request, trace, _OWN_DROPPED, self._identity(app_id))
+            response = await self._guarded(target, sent, channel.send)
+            return _as_events(request, response, own=True)
+        return await self._call_peer(target, app_id, namespace, method, request, sent, trace)
+
+    def _split(self, target: str) -> tuple[str, str]:
+        app_id, dot, namespace = target.partition(".")
+        if "." in namespace or not app_id or (dot and not namespace):
+            raise DriverError(f"invalid app id {target}")
+        return app_id, namespace or self._namespace
+
+    # --- another app of this node ---
+
+    async def _call_peer(
+        self, target: str, app_id: str, namespace: str, method: bytes, request: Request, sent: Request, trace: Trace
+    ) -> Response:
+        peer = self._peers.find(app_id, namespace)
+        if peer is None:
+            raise DriverError(f"couldn't find service: {app_id}")
+        self._requests.add((app_id, "streaming"))
+        started = time.monotonic()
+        operation = "/" + method.decode("utf-8", "replace")
+        if not peer.admits(self._caller, operation, sent.method):
+            self._count_answer(peer, "403", started)
+            detail = denial(self._app_id, operation, sent.method)
+            raise EdgeError(Kind.INVOKE_DENIED, f"failed to invoke, id: {target}, err: {detail}")
+        channel = peer.channel
+        if channel is None:
+            raise DriverError("app channel is not initialized")
+        sent.headers = self._headers(request, trace, _PEER_DROPPED, self._identity(app_id) + self._forwarding)
+        if target in self._unguarded or not self._policies.targets_app(target):
+            response = await self._guarded(target, sent, channel.send, built_in=True)
+        else:
+            response = await self._guarded(target, sent, channel.send)
+        self._count_answer(peer, str(response.status), started)
+        return _as_events(request, response, own=False)
+
+    def _count_answer(self, peer: Peer, status: str, started: float) -> None:
+        peer.answered(self._app_id, status)
+        self._answers.add((peer.app_id, status, "streaming"))
+        self._latency.observe(int((time.monotonic() - started) * 1000), (peer.app_id, status))
+
+    # --- places outside ---
+
+    async def _call_url(self, target: str, request: Request, sent: Request, trace: Trace) -> Response:
+        url = self._urls.get(target)
+        if url is None:
+            url = parse_url(target)
+            if len(self._urls) < _URLS_MAX:
+                self._urls[target] = url
+        sent.target = _joined(url, sent.target)
+        sent.headers = self._headers(request, trace, _PEER_DROPPED, ())
+        outside = self._outside
+        return await self._guarded(target, sent, lambda attempt: outside.send_to(url.origin, attempt))
+
+    async def _call_endpoint(self, target: str, request: Request, sent: Request, trace: Trace) -> Response:
+        endpoint = self._endpoints[target]
+        sent.target = _joined(endpoint.base, sent.target)
+        replaced = _PEER_DROPPED.union(name for name, _ in endpoint.headers)
+        sent.headers = self._headers(request, trace, replaced, tuple(endpoint.headers))
+        return await self._guarded(target, sent, lambda attempt: endpoint.send_to(endpoint.base.origin, attempt))
+
+    # --- headers ---
+
+    def _headers(
+        self, request: Request, trace: Trace, dropped: frozenset[bytes], added: tuple[Header, ...]
+    ) -> list[Header]:
+        if trace is NO_TRACE or not trace.traceparent:
+            headers = request_headers(request.headers, dropped)
+        else:
+            headers = request_headers(request.headers, dropped | _TRACE)
+            headers.append((b"traceparent", trace.traceparent.encode("latin-1")))
+            if trace.tracestate:
+                headers.append((b"tracestate", trace.tracestate.encode("latin-1")))
+        headers.extend(added)
+        return headers
+
+    def _identity(self, callee: str) -> tuple[Header, ...]:
+        known = self._identities.get(callee)
+        if known is None:
+            known = (
+                (b"dapr-caller-app-id", self._app_id.encode()),
+                (b"dapr-caller-namespace", self._namespace.encode()),
+                (b"dapr-callee-app-id", callee.encode()),
+            )
+            # Only apps that exist on this node come here, so the table is as small as the node.
+            self._identities[callee] = known
+        return known
+
+    # --- retries ---
+
+    async def _guarded(self, target: str, sent: Request, send: Send, *, built_in: bool = False) -> Response:
+        if target not in self._unguarded:
+            policy = self._policies.for_app(target)
+            if policy.active:
+                return await self._with_policy(policy, sent, send)
+            if len(self._unguarded) < _POLICY_CACHE_MAX:
+                self._unguarded.add(target)
+        if not built_in:
+            return await send(sent)
+        try:
+            return await send(sent)
+        except ConnectFailed as error:
+            return await self._try_again(sent, send, error)
+
+    async def _try_again(self, sent: Request, send: Send, error: ConnectFailed) -> Response:
+        """The built-in retries, counted from a first attempt that has failed already."""
+        failed: list[ConnectFailed] = [error]
+
+        async def attempt() -> Response:
+            if failed:
+                raise failed.pop()
+            try:
+                return await send(sent)
+            except ConnectFailed:
+                raise
+            except DriverError as other:
+                other.permanent = True
+                raise
+
+        return await self._policies.builtin(_BUILT_IN_RETRIES).run(attempt)
+
+    async def _with_policy(self, policy: Policy, sent: Request, send: Send) -> Response:
+        """An answer outside 200 to 399 is a failure for the policy; the last one is the caller's answer."""
+        repeatable = await _make_repeatable(sent, policy)
+        last: _Answered | None = None
+
+        async def attempt() -> Response:
+            nonlocal last
+            if last is not None:
+                await last.response.body.aclose()
+                last = None
+            try:
+                response = await send(sent)
+            except DriverError as error:
+                if not repeatable and not isinstance(error, ConnectFailed):
+                    error.permanent = True
+                raise
+            if 200 <= response.status < 400 or not repeatable:
+                return response
+            last = _Answered(response)
+            raise last
+
+        try:
+            return await policy.run(attempt)
+        except _Answered as error:
+            return error.response
+        except BaseException:
+            if last is not None:
+                await last.response.body.aclose()
+            raise
+
+
+async def _make_repeatable(sent: Request, policy: Policy) -> bool:
+    """Whether the body can be sent again. One of declared and moderate size is read for that; chunks never are."""
+    body = sent.body
+    if body.buffered:
+        return True
+    if not policy.retries or body.length is None or body.length > REPEATABLE_BYTES_MAX:
+        return False
+    sent.body = Body(await body.read(REPEATABLE_BYTES_MAX))
+    return True
+
+
+_OWN_DROPPED: Final = _DROPPED | _IDENTITY
+_PEER_DROPPED: Final = _DROPPED
+
+
+def _joined(url: Url, target: bytes) -> bytes:
+    """The base path before the method; an empty method leaves the base as it was written."""
+    if target[1:2] in (b"", b"?") and url.path:
+        return url.path + target[1:]
+    return url.path.rstrip(b"/") + target
+
+
+def _as_events(request: Request, response: Response, *, own: bool) -> Response:
+    """The relay of an event stream, when the caller asked for exactly that and the app agreed."""
+    if request.header(b"accept") != _EVENT_STREAM or not 200 <= response.status < 300:
+        return response
+    kept = [header for header in response.headers if header[0] not in _EVENT_NAMES] if own else []
+    return Response(200, [*kept, *_EVENT_HEADERS], response.body)
+
+
+def forwarding_headers(address: str, name: str) -> tuple[Header, ...]:
+    """`X-Forwarded-For`, `X-Forwarded-Host` and `Forwarded` as a remote call adds them; empty parts are left out."""
+    headers: list[Header] = []
+    parts: list[str] = []
+    if address:
+        node = f'"[{address}]"' if ":" in address else address
+        headers.append((b"x-forwarded-for", address.encode()))
+        parts.append(f"for={node};by={node}")
+    if name:
+        headers.append((b"x-forwarded-host", name.encode()))
+        parts.append(f"host={name}")
+    if parts:
+        headers.append((b"forwarded", ";".join(parts).encode()))
+    return tuple(headers)

@@ -1,0 +1,65 @@
+"""The other apps of this node, as invocation sees them: their channel and who may call them."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from edge_runtime.model.ports import AppChannel
+from edge_runtime.observability.metrics import Metrics
+from edge_runtime.security.access import AccessPolicy, Caller
+
+
+class Peer:
+    """One app of this node. `channel` is None while it has no app port; `access` None lets everybody in."""
+
+    __slots__ = ("_acl", "_received", "_sent", "access", "app_id", "channel", "namespace")
+
+    def __init__(
+        self, app_id: str, namespace: str, channel: AppChannel | None, access: AccessPolicy | None, metrics: Metrics
+    ) -> None:
+        self.app_id = app_id
+        self.namespace = namespace or "default"
+        self.channel = channel
+        self.access = access
+        self._received = metrics.counter("runtime_service_invocation_req_recv_total", "src_app_id")
+        self._sent = metrics.counter("runtime_service_invocation_res_sent_total", "dst_app_id", "status")
+        self._acl = metrics
+
+    def admits(self, caller: Caller, operation: str, verb: str) -> bool:
+        """Whether this app's access control lets the caller's operation through; counted."""
+        self._received.add((caller.app_id,))
+        if self.access is None:
+            return True
+        verdict = self.access.permits(caller, operation, verb)
+        name = "app" if verdict.by_app else "global"
+        outcome = "allowed" if verdict.allowed else "blocked"
+        counter = self._acl.counter(f"runtime_acl_{name}_policy_action_{outcome}_total", "trustDomain", "namespace")
+        counter.add((caller.trust_domain, caller.namespace))
+        return verdict.allowed
+
+    def answered(self, caller_app_id: str, status: str) -> None:
+        self._sent.add((caller_app_id, status))
+
+
+class Peers(Protocol):
+    """Finds an app of this node."""
+
+    def find(self, app_id: str, namespace: str) -> Peer | None: ...
+
+
+class LocalPeers:
+    """The apps that this process serves."""
+
+    def __init__(self) -> None:
+        self._peers: dict[tuple[str, str], Peer] = {}
+
+    def add(self, peer: Peer) -> None:
+        self._peers[peer.app_id, peer.namespace] = peer
+
+    def remove(self, peer: Peer) -> None:
+        """Takes the peer away, unless another one has come in its place."""
+        if self._peers.get((peer.app_id, peer.namespace)) is peer:
+            del self._peers[peer.app_id, peer.namespace]
+
+    def find(self, app_id: str, namespace: str) -> Peer | None:
+        return self._peers.get((app_id, namespace))
