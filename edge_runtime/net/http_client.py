@@ -224,7 +224,7 @@ class HttpClient:
         headers = [line.host, *request.headers]
         line.upload_error = None
         if not body.buffered:
-            head = encode_request(request.method, request.target, headers, length=body.length)
+            head = encode_request(request.method, request.target, headers, None, length=body.length)
             self._begin_upload(line, memoryview(head), body)
             return True
         data = encode_request(request.method, request.target, headers, body.data)
