@@ -98,13 +98,16 @@ class Chunk(NamedTuple):
 
 def split_documents(data: bytes) -> Iterator[Chunk]:
     """Cut at each newline followed by `---`; the rest of that line belongs to neither side."""
-    start, line = 0, 1
-    while (cut := data.find(_SEPARATOR, start)) >= 0:
+    start = search = 0
+    line = 1
+    while (cut := data.find(_SEPARATOR, search)) >= 0:
         yield Chunk(data[start:cut], line)
-        line += data.count(b"\n", start, cut) + 1
-        after = data.find(b"\n", cut + len(_SEPARATOR))
-        # The newline that ends the separator line may begin the next separator, so it stays in the next part.
-        start = len(data) if after < 0 else after
+        end = data.find(b"\n", cut + len(_SEPARATOR))
+        if end < 0:
+            return
+        line += data.count(b"\n", start, end + 1)
+        # The newline that ends the separator's line may begin the next separator.
+        start, search = end + 1, end
     yield Chunk(data[start:], line)
 
 
@@ -170,7 +173,7 @@ class _Builder:
                     break
                 self._take(event, type(event).__name__)
         except yaml.MarkedYAMLError as error:
-            raise self._broken(error) from None
+            raise self._broken(error, text) from None
         except yaml.YAMLError as error:
             raise YamlError(f"{self._file}:{self._offset}: no valid YAML: {error}") from None
         root = self._root
@@ -178,12 +181,13 @@ class _Builder:
             root = None
         return Document(root, self._notes)
 
-    def _broken(self, error: Any) -> YamlError:
+    def _broken(self, error: Any, text: str) -> YamlError:
         mark = error.problem_mark or error.context_mark
-        line = self._offset + (mark.line if mark is not None else 0)
-        problem = error.problem or error.context or "no valid YAML"
-        hint = "; indent with blanks, YAML takes no tabs" if "tab" in problem or "'\\t'" in problem else ""
-        return YamlError(f"{self._file}:{line}: no valid YAML: {problem}{hint}")
+        line = mark.line if mark is not None else 0
+        problem = error.problem or error.context or "it cannot be read"
+        indent = re.match(r"[ \t]*", "".join(text.split("\n")[line : line + 1]))
+        hint = "; indent with blanks, YAML takes no tabs" if indent and "\t" in indent[0] else ""
+        return YamlError(f"{self._file}:{self._offset + line}: no valid YAML: {problem}{hint}")
 
     def _take(self, event: Any, name: str) -> None:
         line = self._offset + event.start_mark.line
@@ -214,7 +218,7 @@ class _Builder:
 
     def _binary(self, text: str, line: int) -> str:
         try:
-            return base64.b64decode(text).decode()
+            return base64.b64decode("".join(text.split()), validate=True).decode()
         except (binascii.Error, UnicodeDecodeError):
             raise YamlError(f"{self._file}:{line}: !!binary needs base64 of UTF-8 text") from None
 
