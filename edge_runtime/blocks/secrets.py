@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final, Protocol, TypeVar
+from typing import Final, Literal, Protocol, TypeVar
 
 from edge_runtime.model.errors import DriverError, EdgeError, Kind
 from edge_runtime.model.ports import Policy, SecretStore
@@ -19,7 +19,9 @@ _OPEN: Final = SecretScopes()
 class Policies(Protocol):
     """What this block asks of resiliency."""
 
-    def for_component(self, name: str, kind: str, direction: str) -> Policy: ...
+    def for_component(
+        self, name: str, kind: Literal["Secretstore"], direction: Literal["Inbound", "Outbound"]
+    ) -> Policy: ...
 
 
 class Secrets:

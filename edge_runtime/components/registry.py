@@ -37,6 +37,7 @@ class ComponentContext(NamedTuple):
     namespace: str
     databases: Databases
     state_dir: str
+    directory: str = "."  # relative paths in the metadata count from here
 
 
 Opener = Callable[[ComponentContext], AbstractAsyncContextManager[Any]]

@@ -158,6 +158,8 @@ def render(views: Iterable[Metrics]) -> str:
     out: list[str] = []
     for name in sorted(families):
         kind, lines = families[name]
+        if not lines:
+            continue  # a family shows with its first sample
         out.append(f"# TYPE dapr_{name} {kind}")
         out.extend(lines)
     return "\n".join(out) + "\n"

@@ -61,6 +61,8 @@ class App:
         self._stop = trio.Event()
         self._reload = trio.Event()
         self._blocking = False
+        self._began = time.monotonic()
+        self.gone = trio.Event()
 
     # --- what others may ask -----------------------------------------------------------------------------------------
 
@@ -107,6 +109,14 @@ class App:
         """The Prometheus page, on every path."""
         text = render((self.metrics, self.node.metrics))
         return Response(200, _PROMETHEUS, Body(text.encode()))
+
+    def initialized(self) -> None:
+        """The app's port was reached and start-up is over: health turns well, once."""
+        if "runtime" not in self.health.waiting_for or self._stop.is_set():
+            return
+        self.health.ready("runtime")
+        elapsed_ms = (time.monotonic() - self._began) * 1000
+        log.info("dapr initialized. Status: Running. Init Elapsed %.0fms", elapsed_ms)
 
     # --- the service -------------------------------------------------------------------------------------------------
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -19,11 +18,12 @@ from edge_runtime import RUNTIME_VERSION
 from edge_runtime.api.http import health, invoke, pubsub, secrets, state, unconfigured
 from edge_runtime.api.http.face import Blocks, Face, FaceSettings, allowed_routes
 from edge_runtime.api.http.routes import Route
-from edge_runtime.blocks.invoke import Invoker
+from edge_runtime.blocks.invoke import Invoker, Peer
 from edge_runtime.blocks.metadata import AppConnection, LoadedComponent, Metadata
-from edge_runtime.blocks.pubsub import Publisher, Subscriber, bind_pubsub, from_declared
+from edge_runtime.blocks.pubsub import Publisher, PubSubBinding, Subscriber, bind_pubsub, from_declared
 from edge_runtime.blocks.secrets import Secrets
 from edge_runtime.blocks.state import BoundStore, Outbox, State, bind_store
+from edge_runtime.channel.endpoints import Endpoint, EndpointSettings, open_endpoint, open_outside
 from edge_runtime.channel.health import AppHealth, HealthSettings
 from edge_runtime.channel.http import ChannelSettings, HttpChannel, open_http_channel
 from edge_runtime.channel.metrics import HttpClientMetrics
@@ -37,18 +37,19 @@ from edge_runtime.config.environment import (
     with_otel_variables,
 )
 from edge_runtime.config.flags import DaprdFlags, later_flags, validate
-from edge_runtime.config.kinds import Component
-from edge_runtime.config.references import Surroundings
+from edge_runtime.config.kinds import Component, HttpEndpoint, MetadataItem
+from edge_runtime.config.references import Surroundings, resolve_items
 from edge_runtime.config.resources import Resources, default_components, load_resources
 from edge_runtime.config.settings import Configuration, Tracing
 from edge_runtime.model.errors import ConfigError
+from edge_runtime.model.ports import Handler, SecretStore
 from edge_runtime.observability.http_metrics import HttpMetricsSettings, HttpServerMetrics
 from edge_runtime.observability.metrics import LATENCY_MS
 from edge_runtime.observability.trace import Tracer
 from edge_runtime.resiliency import Policies
 from edge_runtime.runtime.components import Components, Opened, Place
 from edge_runtime.runtime.settings import AppSettings
-from edge_runtime.security.access import ApiLists, SecretScopes
+from edge_runtime.security.access import AccessPolicy, ApiLists, SecretScopes
 
 if TYPE_CHECKING:
     from edge_runtime.runtime.app import App
@@ -122,27 +123,30 @@ def say_what_comes_later(files: Files) -> None:
 class Generation:
     """What serves one app until its files are read again."""
 
-    def __init__(
-        self, blocks: Blocks, face: Face, public_face: Face, subscriber: Subscriber, app_health: AppHealth | None
-    ) -> None:
+    def __init__(self, blocks: Blocks, face: Face, public_face: Face, app_health: AppHealth | None) -> None:
         self.blocks = blocks
         self.face = face
         self.public_face = public_face
-        self._subscriber = subscriber
-        self._app_health = app_health
+        self.deliveries = trio.CancelScope()
+        self.app_health = app_health
+        self._deliveries_over = trio.Event()
         self._closing = trio.Event()
         self._closed = trio.Event()
 
     async def stop_deliveries(self) -> None:
-        """Take no further event; those that the app has are finished."""
-        await self._subscriber.stop()
+        """Take no further event; returns when those that the app has are finished."""
+        self.deliveries.cancel()
+        await self._deliveries_over.wait()
+
+    def deliveries_over(self) -> None:
+        self._deliveries_over.set()
 
     async def until_unhealthy(self) -> None:
         """Wait until health checks find the app unhealthy; for ever when there are none."""
-        if self._app_health is None:
+        if self.app_health is None:
             await trio.sleep_forever()
         else:
-            await self._app_health.until(False)
+            await self.app_health.wait_for(False)
 
     async def close(self) -> None:
         """Leave the app alone and close the components. Returns when all of them are closed."""
@@ -161,13 +165,17 @@ async def serve_generation(app: App, files: Files, *, task_status: trio.TaskStat
     closing = trio.Event()
     async with trio.open_nursery() as nursery:
         components = Components(_place(app, files), nursery, closing)
-        await components.open_all(files.components, _surroundings(files, components.secret_stores))
+        surroundings = _surroundings(files, components.secret_stores)
+        await components.open_all(files.components, surroundings)
         async with AsyncExitStack() as stack:
             channel = await _open_channel(app, files, stack)
-            built = await _build(app, files, components.opened, channel, stack)
+            outside = await _open_outside(app, files, surroundings, stack)
+            built = _build(app, files, components.opened, channel, outside)
+            app.node.peers.add(built.peer)
+            stack.callback(app.node.peers.remove, built.peer)
             async with trio.open_nursery() as background:
-                task_status.started(built.generation)
                 background.start_soon(_attend_app, app, files, built)
+                task_status.started(built.generation)
                 await built.generation.until_closing()
                 background.cancel_scope.cancel()
         closing.set()
@@ -195,71 +203,144 @@ def _surroundings(files: Files, secret_stores: Mapping[str, SecretStore]) -> Sur
 
 
 async def _open_channel(app: App, files: Files, stack: AsyncExitStack) -> HttpChannel | None:
-    flags = files.flags
-    if not flags.app_port:
+    if not files.flags.app_port:
         return None
+    return await stack.enter_async_context(open_http_channel(_channel_settings(files), _client_metrics(app)))
+
+
+def _client_metrics(app: App) -> HttpClientMetrics:
     if app.client_metrics is None:
         app.client_metrics = HttpClientMetrics(app.metrics)
-    settings = ChannelSettings(
-        flags.app_port,
+    return app.client_metrics
+
+
+def _channel_settings(files: Files) -> ChannelSettings:
+    flags = files.flags
+    return ChannelSettings(
+        flags.app_port or 0,
         flags.app_channel_address or "127.0.0.1",
         flags.protocol,
         flags.app_max_concurrency,
         files.environment.app_token,
         flags.header_bytes_max,
     )
-    return await stack.enter_async_context(open_http_channel(settings, app.client_metrics))
 
 
-class _Built(NamedTuple):
-    generation: Generation
-    channel: HttpChannel | None
-    app_health: AppHealth | None
-    subscriber: Subscriber
-    outbox: Outbox | None
+class _Outside(NamedTuple):
+    urls: Any
+    endpoints: Mapping[str, Endpoint]
 
 
-async def _build(
-    app: App, files: Files, opened: Mapping[str, Opened], channel: HttpChannel | None, stack: AsyncExitStack
+async def _open_outside(app: App, files: Files, around: Surroundings, stack: AsyncExitStack) -> _Outside:
+    """What invocation reaches beyond the node: direct URLs, and each HTTPEndpoint that can be used."""
+    settings, metrics = _channel_settings(files), _client_metrics(app)
+    endpoints: dict[str, Endpoint] = {}
+    for declared in files.resources.http_endpoints:
+        try:
+            resolved = await _endpoint_settings(declared, around)
+            endpoints[declared.name] = await stack.enter_async_context(open_endpoint(resolved, settings, metrics))
+        except ConfigError as error:
+            log.warning("%s: %s; this endpoint is left out", declared.source, error)
+    return _Outside(await stack.enter_async_context(open_outside(settings, metrics)), endpoints)
+
+
+async def _endpoint_settings(declared: HttpEndpoint, around: Surroundings) -> EndpointSettings:
+    headers = await _resolved(declared, declared.headers, around)
+    tls = [item for item in (declared.root_ca, declared.certificate, declared.private_key) if item is not None]
+    files = await _resolved(declared, tls, around)
+    return EndpointSettings(
+        declared.name,
+        declared.base_url,
+        tuple(headers.items()),
+        files.get("rootCA", ""),
+        files.get("certificate", ""),
+        files.get("privateKey", ""),
+        declared.renegotiation,
+    )
+
+
+async def _resolved(
+    declared: HttpEndpoint, items: Sequence[MetadataItem], around: Surroundings
+) -> Mapping[str, str]:
+    found = await resolve_items(items, declared.secret_store, around)
+    if found.waits_for:
+        raise ConfigError(f"the secret store {found.waits_for!r} of HTTPEndpoint {declared.name!r} is not loaded")
+    for line in found.warnings:
+        log.warning("%s: %s", declared.source, line)
+    return found.values
+
+
+class _Built:
+    """The blocks of one generation that its background needs."""
+
+    def __init__(
+        self, generation: Generation, channel: HttpChannel | None, subscriber: Subscriber, outbox: Outbox | None, peer: Peer
+    ) -> None:
+        self.generation = generation
+        self.channel = channel
+        self.subscriber = subscriber
+        self.outbox = outbox
+        self.peer = peer
+        self.begun = trio.Event()
+
+
+def _build(
+    app: App, files: Files, opened: Mapping[str, Opened], channel: HttpChannel | None, outside: _Outside
 ) -> _Built:
     """The blocks of one app around its components, innermost first."""
-    environment = files.environment
-    policies = Policies(
-        [(item.name, item.spec) for item in files.resources.resiliencies], app.metrics, app.app_id, environment.namespace
-    )
+    namespace = files.environment.namespace
+    resiliencies = [(item.name, item.spec) for item in files.resources.resiliencies]
+    policies = Policies(resiliencies, app.metrics, app.app_id, namespace)
     pubsubs = {name: _bind_pubsub(item, app, files) for name, item in opened.items() if _is(item, "pubsub")}
-    publisher = Publisher(pubsubs, app.app_id, environment.namespace, policies, app.metrics)
+    publisher = Publisher(pubsubs, app.app_id, namespace, policies, app.metrics)
     subscriber = Subscriber(
         pubsubs,
         app.app_id,
-        environment.namespace,
+        namespace,
         channel,
         policies,
         publisher,
         app.metrics,
         [from_declared(item) for item in files.resources.subscriptions],
+        discovery=not files.flags.skips_subscribe_endpoint,
     )
     stores = {name: _bind_store(item, opened) for name, item in opened.items() if _is(item, "state")}
-    outbox = _outbox(stores, app, files, publisher, subscriber)
-    app_health = None if channel is None else AppHealth(channel, _health_settings(files.flags), app.metrics)
+    outbox = _outbox(stores, app.app_id, namespace, publisher)
+    peer = Peer(app.app_id, files.environment.namespace_or_default, channel, _access(files), app.metrics)
     blocks = Blocks(
-        state=State(stores, app.app_id, environment.namespace, policies, app.metrics, outbox),
+        state=State(stores, app.app_id, namespace, policies, app.metrics, outbox),
         publisher=publisher,
-        invoker=await _open_invoker(app, files, policies, channel, stack),
+        invoker=_invoker(app, files, policies, peer, outside),
         secrets=_secrets(files, opened, policies, app),
         metadata=_metadata(files, opened, policies, subscriber),
         health=app.health,
-        namespace=environment.namespace_or_default,
+        namespace=files.environment.namespace_or_default,
         shutdown=app.request_shutdown,
     )
-    face = _face(app, files, blocks, ROUTES, FaceSettings())
-    return _Built(
-        Generation(blocks, face, _public_face(app, blocks), subscriber, app_health),
-        channel,
-        app_health,
-        subscriber,
-        outbox,
+    checks = _health_settings(files.flags)
+    app_health = AppHealth(channel, checks, app.metrics) if channel is not None and checks is not None else None
+    generation = Generation(blocks, _face(app, files, blocks), _public_face(blocks), app_health)
+    return _Built(generation, channel, subscriber, outbox, peer)
+
+
+def _invoker(app: App, files: Files, policies: Policies, peer: Peer, outside: _Outside) -> Invoker:
+    access = files.configuration.access_control
+    return Invoker(
+        peer,
+        app.node.peers,
+        policies=policies,
+        metrics=app.metrics,
+        outside=outside.urls,
+        endpoints=outside.endpoints,
+        trust_domain=access.trust_domain if access is not None else "public",
+        host_address=files.environment.host_ip or "127.0.0.1",
+        host_name=os.uname().nodename,
     )
+
+
+def _access(files: Files) -> AccessPolicy | None:
+    access = files.configuration.access_control
+    return None if access is None else AccessPolicy(access)
 
 
 def _is(item: Opened, category: str) -> bool:
@@ -284,10 +365,25 @@ def _bind_store(item: Opened, opened: Mapping[str, Opened]) -> BoundStore:
     return bind_store(component.name, item.metadata, item.driver, secret_store=secret_store, key_names=key_names)
 
 
-def _outbox(stores: Mapping[str, BoundStore], app: App, files: Files, publisher: Publisher) -> Outbox | None:
+class _OutboxPort:
+    """Publish and subscribe as the outbox wants them: bytes as they are, the internal topic unseen by the app."""
+
+    def __init__(self, publisher: Publisher, app_id: str) -> None:
+        self._publisher = publisher
+        self._app_id = app_id
+
+    async def publish_raw(self, pubsub: str, topic: str, data: bytes, metadata: Mapping[str, str]) -> None:
+        await self._publisher.publish_raw(pubsub, topic, data, metadata)
+
+    async def subscribe_internal(self, pubsub: str, topic: str, handler: Handler, *, task_status: Any) -> None:
+        driver = self._publisher.binding(pubsub).driver
+        await driver.subscribe(topic, self._app_id, {}, handler, task_status=task_status)
+
+
+def _outbox(stores: Mapping[str, BoundStore], app_id: str, namespace: str, publisher: Publisher) -> Outbox | None:
     if not any(bound.outbox for bound in stores.values()):
         return None
-    return Outbox(stores, app.app_id, files.environment.namespace, publisher)
+    return Outbox(stores, app_id, namespace, _OutboxPort(publisher, app_id))
 
 
 def _secrets(files: Files, opened: Mapping[str, Opened], policies: Policies, app: App) -> Secrets:
@@ -410,38 +506,41 @@ def _http_metrics(app: App, configuration: Configuration) -> HttpServerMetrics |
 
 
 async def _attend_app(app: App, files: Files, built: _Built) -> None:
-    """Wait for the app, ask what it wants, deliver while it is well. A node without an app port only starts."""
-    async with trio.open_nursery() as nursery:
-        if built.channel is not None:
-            await wait_for_app_port(built.channel.origin)
-        if built.app_health is None:
-            await _begin_deliveries(files, built, nursery)
-        else:
-            await nursery.start(built.app_health.run)
-            nursery.start_soon(_follow_health, files, built, nursery)
-            if not files.flags.enable_app_health_check:
-                await built.begun.wait()
-        app.health.ready("runtime")
-        elapsed_ms = (time.monotonic() - app.began) * 1000
-        log.info("dapr initialized. Status: Running. Init Elapsed %.0fms", elapsed_ms)
+    """Wait for the app, ask what it wants, deliver while it is well. Without an app port nothing is waited for."""
+    generation = built.generation
+    try:
+        with generation.deliveries:
+            if built.channel is not None:
+                await wait_for_app_port(built.channel.origin)
+            async with trio.open_nursery() as nursery:
+                if generation.app_health is None:
+                    await _begin_deliveries(files, built, nursery)
+                else:
+                    await nursery.start(generation.app_health.run)
+                    nursery.start_soon(_follow_health, files, built, nursery)
+                app.initialized()
+    finally:
+        generation.deliveries_over()
 
 
 async def _follow_health(files: Files, built: _Built, nursery: trio.Nursery) -> None:
     """Deliveries begin when the app is first well, pause while it is not, and resume."""
-    assert built.app_health is not None
-    async for healthy in built.app_health.changes():
-        if healthy and not built.begun.is_set():
+    assert built.generation.app_health is not None
+    begun = False
+    async for healthy in built.generation.app_health.changes():
+        if healthy and not begun:
+            begun = True
             await _begin_deliveries(files, built, nursery)
-        elif built.begun.is_set():
-            await (built.subscriber.resume() if healthy else built.subscriber.pause())
+        elif healthy:
+            built.subscriber.resume()
+        elif begun:
+            built.subscriber.pause()
 
 
 async def _begin_deliveries(files: Files, built: _Built, nursery: trio.Nursery) -> None:
     if built.channel is not None and not files.flags.skips_config_endpoint:
-        await read_app_config(built.channel, files.flags.app_id)
-    if built.channel is not None and not files.flags.skips_subscribe_endpoint:
-        await built.subscriber.discover()
-    nursery.start_soon(built.subscriber.run)
+        pass
+    await built.subscriber.discover()
+    await nursery.start(built.subscriber.run)
     if built.outbox is not None:
         nursery.start_soon(built.outbox.run)
-    built.begun.set()

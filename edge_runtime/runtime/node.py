@@ -18,6 +18,7 @@ from typing import Final
 import trio
 
 from edge_runtime import RUNTIME_VERSION
+from edge_runtime.blocks.invoke import LocalPeers
 from edge_runtime.model.errors import ConfigError
 from edge_runtime.observability.log import Handler, current_app, setup_logging
 from edge_runtime.observability.metrics import Metrics
@@ -41,6 +42,7 @@ class Node:
         self.logs = logs
         self.metrics = Metrics()
         self.apps: dict[str, App] = {}
+        self.peers = LocalPeers()
         self.code = 0
         self._nursery = nursery
         self._stopping = False
@@ -78,6 +80,7 @@ class Node:
             self._forget(app)
 
     def _forget(self, app: App) -> None:
+        app.gone.set()
         if self.apps.get(app.app_id) is app:
             del self.apps[app.app_id]
         self._changed.set()

@@ -67,12 +67,16 @@ class Blocks:
 
 
 class FaceSettings(NamedTuple):
-    """`api_log` None is off, else (obfuscate URLs, omit health checks). `body_limit_bytes` None is no limit."""
+    """`api_log` None is off, else (obfuscate URLs, omit health checks). `body_limit_bytes` None is no limit.
+
+    `traced` False (a sampling rate of 0) takes trace headers neither in nor out.
+    """
 
     body_limit_bytes: int | None = 4 * 2**20
     token: str = ""
     allowed_origins: Sequence[str] = ()
     api_log: tuple[bool, bool] | None = None
+    traced: bool = True
 
 
 class Router:
@@ -152,7 +156,7 @@ class Face:
         started = time.monotonic()
         raw_path, _, raw_query = request.target.partition(b"?")
         path = clean_path(raw_path.decode("utf-8", "replace"))
-        trace = NO_TRACE if "/healthz" in path else self._trace(request)
+        trace = self._trace(request) if self._settings.traced and "/healthz" not in path else NO_TRACE
         if trace is None:
             response = text_response("invalid baggage header\n", 400)
         elif self._plain:
