@@ -156,6 +156,8 @@ class _Client:
         self._peer = peer
         self._stream = stream
         self._reader: RequestReader = new_request_reader()
+        self._starting = trio.CancelScope()
+        self._left = trio.Event()
 
     async def serve(self) -> None:
         while True:
@@ -225,13 +227,12 @@ class _Client:
             await self._stream.send_all(_encode(_error(error.status, str(error))))
             return
         await self._stream.send_all(encode_response_head(200, _EVENTS, None, keep_alive=False))
-        await self._send({"event": "starting", "appId": attachment.flags.app_id})
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._until_client_leaves, nursery.cancel_scope)
+            nursery.start_soon(self._until_client_leaves)
             await self._host(attachment)
+            with trio.move_on_after(1):
+                await self._stream.send_all(LAST_CHUNK)
             nursery.cancel_scope.cancel()
-        with trio.move_on_after(1):
-            await self._stream.send_all(LAST_CHUNK)
 
     def _attachment(self, body: bytes) -> Attachment:
         setting = self._node.settings.attach
@@ -254,39 +255,44 @@ class _Client:
             raise Refused(409, f"an app with the id {flags.app_id!r} runs on this node already")
         return Attachment(flags, environment, directory)
 
-    async def _until_client_leaves(self, scope: trio.CancelScope) -> None:
+    async def _until_client_leaves(self) -> None:
+        """Notice the end of the client's half; what is left to say is still sent on ours."""
         try:
             while await self._stream.receive_some(4096):
                 pass
         except trio.BrokenResourceError:
             pass
-        scope.cancel()
+        self._left.set()
+        self._starting.cancel()
 
     async def _host(self, attachment: Attachment) -> None:
-        """Serve the app until it, or its client, is gone."""
+        """Serve the app until it, or its client, is gone, and pass on what is logged of it."""
         app_id = attachment.flags.app_id
         sending, receiving = trio.open_memory_channel[dict[str, Any]](EVENTS_WAITING_MAX)
         tap = _Tap(app_id, sending)
         self._node.logs.taps.append(tap)
         try:
-            async with trio.open_nursery() as nursery:
+            async with trio.open_nursery() as nursery, sending:
                 nursery.start_soon(self._forward, receiving)
+                await sending.send({"event": "starting", "appId": app_id})
                 try:
-                    app: HostedApp = await self._node.attach(attachment)
+                    await self._serve(attachment, sending)
                 except ConfigError as error:
                     await sending.send({"event": "error", "message": str(error)})
-                else:
-                    await self._accompany(app, sending)
-                sending.close()
         finally:
             self._node.logs.taps.remove(tap)
 
-    async def _accompany(self, app: HostedApp, sending: trio.MemorySendChannel[dict[str, Any]]) -> None:
+    async def _serve(self, attachment: Attachment, sending: trio.MemorySendChannel[dict[str, Any]]) -> None:
+        app: HostedApp | None = None
+        with self._starting:
+            app = await self._node.attach(attachment)
+        if app is None:
+            return  # the client left first
         app.set_metadata("cliPID", str(self._peer.pid))
         log.info("App %s was attached by process %d of user %d", app.app_id, self._peer.pid, self._peer.uid)
         try:
             await sending.send({"event": "ready", **describe(app)})
-            await app.gone.wait()
+            await _first_of(app.gone, self._left)
         finally:
             app.shut_down()
             with trio.CancelScope(shield=True):  # the sidecar's own graceful seconds end this
@@ -301,6 +307,17 @@ class _Client:
     async def _send(self, event: Mapping[str, Any]) -> None:
         line = json.dumps(event, ensure_ascii=False, separators=(",", ":")) + "\n"
         await self._stream.send_all(encode_chunk(line.encode("utf-8", "surrogateescape")))
+
+
+async def _first_of(*events: trio.Event) -> None:
+    async with trio.open_nursery() as nursery:
+
+        async def wait(event: trio.Event) -> None:
+            await event.wait()
+            nursery.cancel_scope.cancel()
+
+        for event in events:
+            nursery.start_soon(wait, event)
 
 
 class _Tap:

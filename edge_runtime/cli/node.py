@@ -15,6 +15,7 @@ class HostedApp(Protocol):
     app_id: str
     http_port: int
     grpc_port: int
+    gone: Any  # trio.Event, set when the sidecar has been taken down
 
     def set_metadata(self, key: str, value: str) -> None: ...
 

@@ -87,23 +87,31 @@ def number(settings: Settings, name: str, default: int = -1) -> int:
     return int(last(settings, name, str(default)) or default)
 
 
-def choose_ports(settings: Settings) -> Ports:
-    """The ports that were asked for, checked, and free ones for the rest. Raises ConfigError."""
-    wanted = [number(settings, flag) for flag, _ in _PORTS]
-    held: list[socket.socket] = []
-    try:
+class PortHolder:
+    """Chooses ports, and holds them until everything is planned, so that no two apps are given the same."""
+
+    def __init__(self) -> None:
+        self._held: list[socket.socket] = []
+
+    def choose(self, settings: Settings) -> Ports:
+        """The ports that were asked for, checked, and free ones for the rest. Raises ConfigError."""
+        wanted = [number(settings, flag) for flag, _ in _PORTS]
         for (_, word), port in zip(_PORTS, wanted, strict=True):
             if port > 0:
-                held.append(_bound(port, word))
+                self._held.append(_bound(port, word))
         for index, port in enumerate(wanted):
             if port <= 0:
                 free = _bound(0, "")
-                held.append(free)
+                self._held.append(free)
                 wanted[index] = free.getsockname()[1]
-    finally:
-        for holder in held:
+        return Ports(*wanted)
+
+    def __enter__(self) -> PortHolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for holder in self._held:
             holder.close()
-    return Ports(*wanted)
 
 
 def _bound(port: int, word: str) -> socket.socket:

@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run_file(parsed: Parsed, messages: Messages) -> int:
-    from edge_runtime.cli.template import read_template
+    from edge_runtime.cli.template import plan_template, read_template
 
     ignored = sorted(name for name in parsed.names() if name not in BESIDE_RUN_FILE)
     if ignored:
@@ -46,7 +46,11 @@ def _run_file(parsed: Parsed, messages: Messages) -> int:
         )
     if parsed.flag("kubernetes"):
         raise ConfigError("--kubernetes is not supported here: edge-runtime runs apps on this machine")
-    return start(parsed, read_template(parsed.text("run-file"), dapr_directory(parsed, os.environ)), messages)
+    template = read_template(parsed.text("run-file"))
+    for warning in template.warnings:
+        messages.warning(warning)
+    apps = plan_template(template, dapr_directory(parsed, os.environ), os.environ, parsed.text("state-dir"))
+    return start(parsed, apps, messages)
 
 
 def start(parsed: Parsed, apps: Sequence[plans.AppPlan], messages: Messages) -> int:
@@ -63,7 +67,8 @@ def plan_app(parsed: Parsed, environment: Mapping[str, str]) -> plans.AppPlan:
     if placement and not parsed.given("placement-host-address"):
         settings["placement-host-address"] = [placement]
     app_id = parsed.text("app-id") or _random_app_id()
-    ports = plans.choose_ports(settings)
+    with plans.PortHolder() as holder:
+        ports = holder.choose(settings)
     home = dapr_directory(parsed, environment)
     return plans.AppPlan(
         app_id=app_id,

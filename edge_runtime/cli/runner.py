@@ -10,18 +10,23 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from typing import Any
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Final, TextIO, cast
 
 import trio
 
 from edge_runtime.cli import node as nodes
 from edge_runtime.cli.arguments import Parsed
 from edge_runtime.cli.child import Child, CommandError, open_child
+from edge_runtime.cli.control import attachable, own_socket
 from edge_runtime.cli.lines import Printer
+from edge_runtime.cli.logs import LogFile, RoutedOutput, app_sink
 from edge_runtime.cli.output import Messages
 from edge_runtime.cli.plan import AppPlan
+from edge_runtime.cli.sidecars import Sidecars, open_own_node
 from edge_runtime.model.errors import ConfigError
+
+_LOGS_HERE: Final = "Both Dapr and your app logs will appear here."
 
 
 class Stop:
@@ -29,6 +34,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.requested = trio.Event()
+        self.starting = trio.CancelScope()  # cancelled by a signal that comes before everything runs
         self.children: list[Child] = []
 
     async def listen(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
@@ -43,44 +49,7 @@ class Stop:
                         child.signal(signal.SIGKILL)
                     os._exit(1)
                 self.requested.set()
-
-
-class Sidecars:
-    """The sidecars of all plans. `ended` is set when the node has gone, `code` is then its exit code."""
-
-    def __init__(self) -> None:
-        self.ended = trio.Event()
-        self.code = 0
-
-    async def set_metadata(self, app_id: str, key: str, value: str) -> None:
-        raise NotImplementedError
-
-
-class OwnNode(Sidecars):
-    """The node in this process."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._node: nodes.RunningNode | None = None
-
-    async def serve(
-        self, request: nodes.NodeRequest, apps: Sequence[nodes.AppRequest], *, task_status: Any = None
-    ) -> None:
-        try:
-            self.code = await nodes.run(request, apps, signals=False, task_status=task_status)
-        finally:
-            self.ended.set()
-
-    def started(self, node: nodes.RunningNode) -> None:
-        self._node = node
-
-    def shut_down(self) -> None:
-        if self._node is not None:
-            self._node.shut_down()
-
-    async def set_metadata(self, app_id: str, key: str, value: str) -> None:
-        if self._node is not None:
-            self._node.apps[app_id].set_metadata(key, value)
+                self.starting.cancel()
 
 
 def run_plans(parsed: Parsed, plans: Sequence[AppPlan], messages: Messages) -> int:
@@ -103,99 +72,150 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
 
 async def _run(parsed: Parsed, plans: Sequence[AppPlan], messages: Messages) -> int:
     stop = Stop()
+    apps = Apps(plans, messages, stop, Printer(sys.stdout.fileno()))
     async with trio.open_nursery() as nursery:
         await nursery.start(stop.listen)
-        code = await _serve(parsed, plans, messages, stop)
+        async with apps.open_sidecars(parsed) as sidecars:
+            code = await apps.run(sidecars)
         nursery.cancel_scope.cancel()
-    return code
-
-
-async def _serve(parsed: Parsed, plans: Sequence[AppPlan], messages: Messages, stop: Stop) -> int:
-    for plan in plans:
-        messages.info(plan.starting)
-    async with open_own_node(parsed, plans) as sidecars:
-        apps = Apps(plans, sidecars, messages, stop, Printer(sys.stdout.fileno()))
-        return await (apps.run_one() if len(plans) == 1 else apps.run_many())
-
-
-@asynccontextmanager
-async def open_own_node(parsed: Parsed, plans: Sequence[AppPlan]) -> AsyncIterator[OwnNode]:
-    """A node in this process that serves the apps for as long as the block lasts."""
-    request = nodes.NodeRequest(
-        nodes.state_directory(parsed.text("state-dir"), os.environ),
-        log_level=parsed.text("log-level"),
-        log_as_json=parsed.flag("log-as-json"),
-        log_file=parsed.text("log-file") if parsed.given("log-file") else "",
-    )
-    apps = [nodes.AppRequest(plan.arguments, plan.sidecar_environment, plan.directory) for plan in plans]
-    own = OwnNode()
-    async with trio.open_nursery() as nursery:
-        own.started(await nursery.start(own.serve, request, apps))
-        try:
-            yield own
-        finally:
-            own.shut_down()
+    return code or sidecars.code
 
 
 class Apps:
     """The apps' processes beside their sidecars."""
 
-    def __init__(
-        self, plans: Sequence[AppPlan], sidecars: Sidecars, messages: Messages, stop: Stop, printer: Printer
-    ) -> None:
+    def __init__(self, plans: Sequence[AppPlan], messages: Messages, stop: Stop, printer: Printer) -> None:
         self._plans = plans
-        self._sidecars = sidecars
         self._messages = messages
         self._stop = stop
         self._printer = printer
+        self._many = len(plans) > 1 or bool(plans[0].metadata)
 
-    async def run_one(self) -> int:
+    # --- sidecars ----------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def open_sidecars(self, parsed: Parsed) -> AsyncIterator[Sidecars]:
+        """The sidecars, in the node that takes them or in one of our own, once all of them listen."""
+        control = None if parsed.flag("no-attach") else attachable(os.environ, parsed.text("control-socket"))
+        for plan in self._plans:
+            self._messages.info(self._starting(plan))
+        async with self._attached(control.path) if control is not None else self._own(parsed) as sidecars:
+            yield sidecars
+
+    def _starting(self, plan: AppPlan) -> str:
+        return f'Validating config and starting app "{plan.app_id}"' if self._many else plan.starting
+
+    def _attached(self, path: str) -> AbstractAsyncContextManager[Sidecars]:
+        from edge_runtime.cli.attach import open_attached
+
+        self._messages.info(f"Attaching to the node at {path}")
+        files = {plan.app_id: LogFile(plan.sidecar_log.path) for plan in self._plans if plan.sidecar_log.path}
+
+        async def print_log(plan: AppPlan, line: bytes) -> None:
+            if plan.app_id in files:
+                files[plan.app_id].write(line)
+            if plan.sidecar_log.console:
+                await self._printer.write(line + b"\n")
+
+        return open_attached(path, self._plans, print_log, self._stop.starting)
+
+    def _own(self, parsed: Parsed) -> AbstractAsyncContextManager[Sidecars]:
+        if self._many:
+            sys.stdout = cast(TextIO, RoutedOutput({plan.app_id: plan.sidecar_log for plan in self._plans}))
+        request = nodes.NodeRequest(
+            nodes.state_directory(parsed.text("state-dir"), os.environ),
+            control_socket=own_socket(os.environ, os.getpid()),
+            log_as_json=parsed.flag("log-as-json"),
+        )
+        apps = [nodes.AppRequest(plan.arguments, plan.sidecar_environment, plan.directory) for plan in self._plans]
+        return open_own_node(request, apps, self._stop.starting)
+
+    # --- apps --------------------------------------------------------------------------------------------------------
+
+    async def run(self, sidecars: Sidecars) -> int:
+        if sidecars.ended.is_set() or self._stop.requested.is_set():
+            return sidecars.code  # it could not start, and has said why; or it was told to stop meanwhile
+        return await (self._run_many(sidecars) if self._many else self._run_one(self._plans[0], sidecars))
+
+    async def _run_one(self, plan: AppPlan, sidecars: Sidecars) -> int:
         """A single app: whatever ends first, ends all."""
-        plan = self._plans[0]
-        if not plan.command:
-            self._messages.warning("no application command found.")
-            self._messages.success("You're up and running! Dapr logs will appear here.")
-            await first_of(self._sidecars.ended, self._stop.requested)
-            return self._sidecars.code
         if plan.app_port <= 0:
             self._messages.success("Dapr sidecar is up and running.")
+        if not plan.command:
+            self._messages.warning("no application command found.")
+            await sidecars.set_metadata(plan.app_id, "cliPID", str(os.getpid()))
+            self._messages.success("You're up and running! Dapr logs will appear here.")
+            await first_of(sidecars.ended, self._stop.requested)
+            self._messages.info("terminated signal received: shutting down")
+            return 0
         async with self._open_app(plan) as child:
-            await self._describe(plan, child)
-            self._messages.success("You're up and running! Both Dapr and your app logs will appear here.")
-            await first_of(child.exited, self._sidecars.ended, self._stop.requested)
-            failed = child.exited.is_set() and child.code != 0
-            if not child.exited.is_set():
+            await self._describe(plan, child, sidecars)
+            self._messages.success(f"You're up and running! {_LOGS_HERE}")
+            await first_of(child.exited, sidecars.ended, self._stop.requested)
+            left = child.exited.is_set()
+            if not left:
                 self._messages.info("terminated signal received: shutting down")
-        if failed:
-            self._messages.failure(f"The App process exited with error code: {child.code}")
-        else:
-            self._messages.success("Exited App successfully")
-        return 1 if failed else self._sidecars.code
+        return self._report(plan, child, left)
 
-    async def run_many(self) -> int:
-        raise NotImplementedError
+    def _report(self, plan: AppPlan, child: Child, left: bool) -> int:
+        """Say how the app ended; 1 when it ended by itself and badly."""
+        name = f" {plan.app_id}" if self._many else ""
+        if left and child.code:
+            self._messages.failure(f"The App process{name} exited with error code: {child.code}")
+            return 1
+        self._messages.success(f"Exited App{name} successfully")
+        return 0
+
+    async def _run_many(self, sidecars: Sidecars) -> int:
+        """Several apps: one that ends leaves the others running."""
+        async with trio.open_nursery() as nursery:
+            for plan in self._plans:
+                await nursery.start(self._keep, plan, sidecars)
+            await first_of(sidecars.ended, self._stop.requested)
+            if self._stop.requested.is_set():
+                self._messages.info(
+                    "Received signal to stop Dapr and app processes. Shutting down Dapr and app processes."
+                )
+            nursery.cancel_scope.cancel()
+        return 0
+
+    async def _keep(self, plan: AppPlan, sidecars: Sidecars, *, task_status: Any) -> None:
+        """One app of several, until it, its sidecar or everything ends."""
+        if not plan.command:
+            self._messages.warning(f'no application command found for app "{plan.app_id}".')
+            await sidecars.set_metadata(plan.app_id, "cliPID", str(os.getpid()))
+            task_status.started()
+            return
+        async with self._open_app(plan) as child:
+            await self._describe(plan, child, sidecars)
+            self._messages.success(
+                f'Started Dapr with app id "{plan.app_id}". HTTP Port: {plan.ports.http}. gRPC Port: {plan.ports.grpc}'
+            )
+            if plan.app_log.path:
+                self._messages.info(f"Writing log files to directory : {os.path.dirname(plan.app_log.path)}")
+            task_status.started()
+            await first_of(child.exited, sidecars.gone(plan.app_id))
+            left = child.exited.is_set()
+        self._report(plan, child, left)
 
     @asynccontextmanager
     async def _open_app(self, plan: AppPlan) -> AsyncIterator[Child]:
         async with open_child(
-            plan.command, plan.environment, plan.directory, self._sink(plan), inherit_stdin=plan.inherit_stdin
+            plan.command,
+            plan.environment,
+            plan.directory,
+            app_sink(plan, self._printer),
+            inherit_stdin=plan.inherit_stdin,
         ) as child:
             self._stop.children.append(child)
             yield child
+        self._stop.children.remove(child)
 
-    def _sink(self, plan: AppPlan) -> Any:
-        prefix = plan.prefix.encode()
-
-        async def print_line(line: bytes) -> None:
-            await self._printer.write(prefix + line + b"\n")
-
-        return print_line
-
-    async def _describe(self, plan: AppPlan, child: Child) -> None:
+    async def _describe(self, plan: AppPlan, child: Child, sidecars: Sidecars) -> None:
         """What Dapr's tools want to know of an app, where they look for it: in the sidecar's metadata."""
         facts = {"cliPID": str(os.getpid()), "appPID": str(child.pid), "appCommand": " ".join(plan.command)}
         for key, value in {**facts, **plan.metadata}.items():
-            await self._sidecars.set_metadata(plan.app_id, key, value)
+            await sidecars.set_metadata(plan.app_id, key, value)
 
 
 async def first_of(*events: trio.Event) -> None:

@@ -1,0 +1,164 @@
+"""Apps whose sidecars live in a node that runs already: one connection each, as long as the app runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+from urllib.parse import quote
+
+import trio
+
+from edge_runtime.api.control_socket import check_owner
+from edge_runtime.cli.lines import LineSplitter
+from edge_runtime.cli.plan import AppPlan
+from edge_runtime.cli.sidecars import Sidecars
+from edge_runtime.model.errors import ConfigError
+from edge_runtime.wire.http1 import CLOSED, END, NEED_DATA, ResponseHead, encode_request, new_response_reader
+
+READY_TIMEOUT_S: Final = 60.0
+_EVENT_BYTES_MAX: Final = 2**20
+_STOP_GRACE_S: Final = 60.0
+_METADATA_TIMEOUT_S: Final = 10.0
+
+Print = Callable[[AppPlan, bytes], Awaitable[None]]
+
+
+class AttachedSidecars(Sidecars):
+    """Each app's connection to the node."""
+
+    def __init__(self, path: str, print_log: Print) -> None:
+        super().__init__()
+        self._path = path
+        self._print_log = print_log
+        self._attachments: dict[str, _Attachment] = {}
+
+    async def start(self, nursery: trio.Nursery, plan: AppPlan) -> None:
+        """Attach one app. Returns when its sidecar listens. Raises ConfigError when it cannot start."""
+        attachment = self._attachments[plan.app_id] = _Attachment(self._path, plan, self._print_log)
+        with trio.move_on_after(READY_TIMEOUT_S) as limit:
+            await nursery.start(self._keep, attachment)
+        if limit.cancelled_caught:
+            raise ConfigError(f"the node at {self._path} did not start {plan.app_id} within {READY_TIMEOUT_S:.0f} s")
+
+    async def _keep(self, attachment: _Attachment, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        try:
+            await attachment.run(task_status)
+        finally:
+            attachment.gone.set()
+            if all(other.gone.is_set() for other in self._attachments.values()):
+                self.ended.set()
+
+    def gone(self, app_id: str) -> trio.Event:
+        return self._attachments[app_id].gone
+
+    async def set_metadata(self, app_id: str, key: str, value: str) -> None:
+        path = f"/edge/v1/apps/{quote(app_id, safe='')}/metadata/{quote(key, safe='')}?value={quote(value, safe='')}"
+        with trio.move_on_after(_METADATA_TIMEOUT_S):
+            async with await trio.open_unix_socket(self._path) as stream:
+                await stream.send_all(encode_request("PUT", path.encode(), [(b"host", b"node")], keep_alive=False))
+                while await stream.receive_some(4096):
+                    pass
+
+    async def leave(self) -> None:
+        """Say goodbye: close our half of each connection; the node then stops the sidecars and closes its half."""
+        for attachment in self._attachments.values():
+            await attachment.leave()
+        for attachment in self._attachments.values():
+            await attachment.gone.wait()
+
+
+class _Attachment:
+    """One app's connection."""
+
+    def __init__(self, path: str, plan: AppPlan, print_log: Print) -> None:
+        self._path = path
+        self._plan = plan
+        self._print_log = print_log
+        self.gone = trio.Event()
+        self._stream: trio.SocketStream | None = None
+
+    async def run(self, task_status: Any) -> None:
+        """Stay until the sidecar has ended; `started` is said when it listens. Raises ConfigError when it cannot."""
+        check_owner(self._path)
+        body = json.dumps(
+            {
+                "argv": list(self._plan.arguments),
+                "environment": dict(self._plan.sidecar_environment),
+                "directory": self._plan.directory,
+            }
+        ).encode()
+        headers = [(b"host", b"node"), (b"content-type", b"application/json")]
+        ready = False
+        try:
+            async with await trio.open_unix_socket(self._path) as stream:
+                self._stream = stream
+                await stream.send_all(encode_request("POST", b"/edge/v1/apps", headers, body))
+                async for event in _events(stream):
+                    if event["event"] == "ready":
+                        ready = True
+                        task_status.started()
+                    elif event["event"] == "error":
+                        raise ConfigError(str(event["message"]))
+                    elif event["event"] == "log":
+                        await self._log(event)
+        except (OSError, trio.BrokenResourceError) as error:
+            if not ready:
+                raise ConfigError(f"the node at {self._path} cannot be reached: {error}") from None
+        except trio.ClosedResourceError:
+            pass
+        if not ready:
+            raise ConfigError(f"the node at {self._path} ended before the app's sidecar was ready")
+
+    async def _log(self, event: dict[str, Any]) -> None:
+        if lost := event.get("lost"):
+            await self._print_log(self._plan, f"({lost} log lines were not passed on in time)".encode())
+        await self._print_log(self._plan, str(event["line"]).encode("utf-8", "surrogateescape"))
+
+    async def leave(self) -> None:
+        if self._stream is not None:
+            try:
+                await self._stream.send_eof()
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                pass
+
+
+async def _events(stream: trio.SocketStream) -> AsyncIterator[dict[str, Any]]:
+    """The events of the node's answer. Raises ConfigError with the node's words when it refuses."""
+    reader = new_response_reader()
+    reader.expect("POST")
+    lines = LineSplitter(_EVENT_BYTES_MAX)
+    refused = 0
+    while (event := reader.next_event()) is not END and event is not CLOSED:
+        if event is NEED_DATA:
+            reader.feed(await stream.receive_some(65536))
+        elif isinstance(event, ResponseHead):
+            refused = event.status if event.status >= 400 else 0
+        elif isinstance(event, bytes):
+            whole = lines.feed(event)
+            if refused:
+                whole += lines.flush()
+            for line in whole:
+                value = json.loads(line)
+                if refused:
+                    raise ConfigError(str(value.get("error", refused)))
+                yield value
+
+
+@asynccontextmanager
+async def open_attached(
+    path: str, plans: Sequence[AppPlan], print_log: Print, starting: trio.CancelScope
+) -> AsyncIterator[AttachedSidecars]:
+    """Sidecars in the node at `path` for as long as the block lasts."""
+    sidecars = AttachedSidecars(path, print_log)
+    async with trio.open_nursery() as nursery:
+        with starting:
+            for plan in plans:
+                await sidecars.start(nursery, plan)
+        try:
+            yield sidecars
+        finally:
+            with trio.move_on_after(_STOP_GRACE_S, shield=True):
+                await sidecars.leave()
+            nursery.cancel_scope.cancel()
