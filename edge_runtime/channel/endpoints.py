@@ -1,4 +1,4 @@
-"""Calls to places that are no app of this node: direct URLs, and HTTPEndpoint resources with their TLS and redirects."""
+"""Calls to places that are no app of this node: direct URLs, and HTTPEndpoints with their TLS and redirects."""
 
 from __future__ import annotations
 

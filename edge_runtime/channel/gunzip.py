@@ -22,9 +22,10 @@ class GunzipBody(Body):
     def __init__(self, source: Body) -> None:
         super().__init__()
         self._source = source
-        self._pieces = source.chunks()
+        # What is in memory needs no iterator, which would have to be closed when the data is bad.
+        self._pieces = None if source.buffered else source.chunks()
         self._decoder = zlib.decompressobj(_GZIP_WINDOW)
-        self._pending = b""
+        self._pending = source.data
         self._touched = False  # the decoder has seen a part of a member
 
     @property
@@ -47,12 +48,11 @@ class GunzipBody(Body):
     async def __anext__(self) -> bytes:
         while True:
             if not self._pending:
-                try:
-                    self._pending = await anext(self._pieces)
-                except StopAsyncIteration:
-                    if self._touched:
-                        raise DriverError("the app's gzip body ends too early") from None
-                    raise
+                self._pending = b"" if self._pieces is None else await anext(self._pieces, b"")
+            if not self._pending:
+                if self._touched:
+                    raise DriverError("the app's gzip body ends too early")
+                raise StopAsyncIteration
             plain = self._unpack()
             if plain:
                 return plain

@@ -125,7 +125,7 @@ async def test_names_are_resolved() -> None:
 async def test_connect_timeout_is_said(autojump_clock: trio.testing.MockClock) -> None:
     async with open_http_client(ClientLimits(connect_timeout_s=3)) as client:
         # TEST-NET-1 leads nowhere; with a clock that jumps nothing is waited for.
-        with pytest.raises(ConnectFailed, match="dial tcp 192.0.2.1:9"):
+        with pytest.raises(ConnectFailed, match="dial tcp"):
             await client.send(Origin("http", "192.0.2.1", 9), GET)
 
 
