@@ -4,7 +4,7 @@
        └─ the app, under the inbound policy ┴─ case ── ENDINGS ── copy to the dead letters? ── ack or nack
 
 A subscription that is being stopped (`Gate`) lets deliveries in flight finish. What fails then, and what arrives then,
-is neither acknowledged nor refused: its handler waits to be cancelled, and the broker delivers the message another time.
+is neither acknowledged nor refused: its handler waits to be cancelled, and the broker delivers the message later.
 """
 
 from __future__ import annotations

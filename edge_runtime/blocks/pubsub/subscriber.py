@@ -179,9 +179,9 @@ class Subscriber:
             for key, running in self._running.items()
             if wanted.get(key) != running.spec or self._bindings.get(running.spec.pubsub) != running.binding
         }
-        for key in ending:
-            del self._running[key]
         await _stop_all(ending.values())
+        for key in ending:  # only now: cancelled on the way, `run` still has to stop them
+            del self._running[key]
         fresh = [spec for key, spec in wanted.items() if key not in self._running]
         started = [running for spec in fresh if (running := self._start(spec, nursery)) is not None]
         with trio.move_on_after(FIRST_ATTEMPT_LIMIT_S):
@@ -246,11 +246,11 @@ class _Running:
         with self.scope:
             while True:
                 # A supervised service: whatever a driver raises, the subscription is tried again.
+                reason = "the broker ended it"
                 try:
                     await self._subscribe()
-                    reason = "the broker ended it"
-                except Exception as error:
-                    reason = _reason_of(error)
+                except* Exception as errors:
+                    reason = _reason_of(errors)
                 self.tried.set()
                 logger.error(
                     "subscription to topic %s on pubsub %s: %s; next attempt in %.1f s",
