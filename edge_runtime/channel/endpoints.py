@@ -13,7 +13,7 @@ from edge_runtime.channel.http import ChannelSettings, client_limits, trusting_t
 from edge_runtime.channel.metrics import HttpClientMetrics
 from edge_runtime.model.errors import ConfigError, DriverError
 from edge_runtime.model.http import EMPTY, Header, Request, Response
-from edge_runtime.net.connections import Origin
+from edge_runtime.net.connections import Origin, checking_tls
 from edge_runtime.net.http_client import open_http_client
 from edge_runtime.net.urls import Url, parse_url, redirected
 
@@ -91,7 +91,7 @@ class Outside:
 @asynccontextmanager
 async def open_outside(settings: ChannelSettings, metrics: HttpClientMetrics | None = None) -> AsyncIterator[Outside]:
     """For calls to direct URLs. An app that speaks https switches certificate checks off here too, as in Dapr."""
-    tls = trusting_tls if settings.protocol == "https" else ssl.create_default_context
+    tls = trusting_tls if settings.protocol == "https" else checking_tls
     async with open_http_client(client_limits(settings.read_buffer_bytes), tls) as client:
         yield Outside(
             Calls(client, max_concurrency=settings.max_concurrency, token=settings.api_token, metrics=metrics)
@@ -125,7 +125,7 @@ def endpoint_tls(settings: EndpointSettings) -> Callable[[], ssl.SSLContext]:
     if bool(settings.certificate) != bool(settings.private_key):
         raise ConfigError(f"{where} has only one of certificate and privateKey; expected both or none")
     if not (settings.root_ca or settings.certificate):
-        return ssl.create_default_context
+        return checking_tls
     try:
         context = ssl.create_default_context(cadata=settings.root_ca or None)
         if not renegotiates:

@@ -142,6 +142,11 @@ def _as_os_error(error: trio.BrokenResourceError) -> OSError:
     return error.__cause__ if isinstance(error.__cause__, OSError) else ConnectionError(str(error.__cause__ or error))
 
 
+def checking_tls() -> ssl.SSLContext:
+    """TLS with the system's authorities. A function of ours, so that OpenSSL is loaded with the first https call."""
+    return ssl.create_default_context()
+
+
 async def open_connection(origin: Origin, tls: ssl.SSLContext | None, timeout_s: float) -> Connection:
     """Connects, and shakes hands when `tls` is given. Raises `ConnectFailed`."""
     try:

@@ -22,7 +22,7 @@ import trio
 
 from edge_runtime.model.errors import BodyTooLarge, DriverError
 from edge_runtime.model.http import EMPTY, Body, Request, Response
-from edge_runtime.net.connections import CONNECT_TIMEOUT_S, Connection, Origin, open_connection
+from edge_runtime.net.connections import CONNECT_TIMEOUT_S, Connection, Origin, checking_tls, open_connection
 from edge_runtime.wire.headers import response_headers
 from edge_runtime.wire.http1 import (
     END,
@@ -395,7 +395,7 @@ def _reason(error: BaseException) -> str:
 
 @asynccontextmanager
 async def open_http_client(
-    limits: ClientLimits = _DEFAULT_LIMITS, tls: Callable[[], ssl.SSLContext] = ssl.create_default_context
+    limits: ClientLimits = _DEFAULT_LIMITS, tls: Callable[[], ssl.SSLContext] = checking_tls
 ) -> AsyncIterator[HttpClient]:
     """A client for as long as the block lasts. `tls` makes the settings for https, when the first such call comes."""
     async with trio.open_nursery() as uploads:
