@@ -42,7 +42,7 @@ def load_configuration(paths: Iterable[str], environment: Mapping[str, str]) -> 
     notes: list[str] = []
     for path in paths:
         table = _read(path, environment, notes)
-        root = table if root is None or table is None else _merged(root, table)
+        root = _merged(root, table) if root is not None and table is not None else table or root
     return read_configuration(root, notes)
 
 

@@ -157,12 +157,15 @@ class DaprdFlags(NamedTuple):
     @property
     def skips_config_endpoint(self) -> bool:
         """Whether `GET /dapr/config` is not asked."""
-        return "config" in self.disable_init_endpoints
+        return self._disables("config")
 
     @property
     def skips_subscribe_endpoint(self) -> bool:
         """Whether `GET /dapr/subscribe` is not asked."""
-        return "subscribe" in self.disable_init_endpoints
+        return self._disables("subscribe")
+
+    def _disables(self, endpoint: str) -> bool:
+        return any(word.strip().lower() == endpoint for word in self.disable_init_endpoints)
 
 
 def _limit(written: int, default: int, value: int) -> int | None:
@@ -384,4 +387,4 @@ def later_flags(flags: DaprdFlags, table: Iterable[Flag] = FLAGS) -> list[str]:
 
 
 def _asks_for_something(flags: DaprdFlags, flag: Flag) -> bool:
-    return getattr(flags, flag.name.replace("-", "_")) not in (None, False, "", ())
+    return bool(getattr(flags, flag.name.replace("-", "_")) != parse_value(flag, flag.default))
