@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import trio
@@ -35,6 +35,9 @@ from edge_runtime.wire.http1 import (
     encode_response_head,
     new_request_reader,
 )
+
+if TYPE_CHECKING:
+    from edge_runtime.store.log_view import TopicInfo
 
 log = logging.getLogger("dapr.runtime.control")
 
@@ -69,14 +72,12 @@ class ControlledNode(Protocol):
 
     settings: Any
     logs: Any
+    databases: Any
 
     @property
     def apps(self) -> Mapping[str, Any]: ...
     async def attach(self, settings: Any) -> Any:
         """Serve an app; `settings` has its flags, environment and directory. Raises ConfigError."""
-
-    async def topics(self) -> Sequence[Mapping[str, Any]]:
-        """What the node's topics hold, as plain values."""
 
 
 class Attachment(NamedTuple):
@@ -410,7 +411,38 @@ async def get_keys(node: ControlledNode, words: Sequence[str], query: Mapping[st
 
 
 async def get_topics(node: ControlledNode, words: Sequence[str], query: Mapping[str, str]) -> Any:
-    return {"time": time.time(), "topics": await node.topics()}
+    """What the node's own log holds, and which groups lag."""
+    from edge_runtime.components.pubsub.sqlite import NODE_DATABASE
+    from edge_runtime.store.log_view import describe as describe_log
+
+    path = os.path.join(node.settings.state_dir, NODE_DATABASE)
+    there = os.path.exists(path)  # noqa: ASYNC240 - one look at a local file
+    topics = describe_log(await node.databases.get(path)) if there else []
+    return {"time": time.time(), "topics": [topic_as_mapping(topic) for topic in topics]}
+
+
+def topic_as_mapping(topic: TopicInfo) -> dict[str, Any]:
+    """One topic with its groups, as the control socket and `topics --json` show it."""
+    return {
+        "component": topic.component,
+        "topic": topic.topic,
+        "entries": topic.entries,
+        "bytes": topic.bytes,
+        "firstOffset": topic.first_offset,
+        "lastOffset": topic.last_offset,
+        "oldestAt": topic.oldest_at,
+        "groups": [
+            {
+                "group": group.group,
+                "cursor": group.cursor,
+                "lag": group.lag,
+                "lagBytes": group.lag_bytes,
+                "inFlight": group.in_flight,
+                "dropped": group.dropped,
+            }
+            for group in topic.groups
+        ],
+    }
 
 
 def _app(node: ControlledNode, app_id: str) -> HostedApp:

@@ -37,7 +37,10 @@ def default_path(environment: Mapping[str, str]) -> str:
 
 
 def run_directory(environment: Mapping[str, str]) -> str:
-    """The directory for sockets: the system's for root, the session's for others."""
+    """The directory for sockets: the one named, the system's for root, the session's for others."""
+    named = environment.get("EDGE_RUNTIME_RUN_DIR", "")
+    if named:
+        return os.path.abspath(named)
     uid = os.geteuid()
     if uid == 0:
         return "/run/edge-runtime"

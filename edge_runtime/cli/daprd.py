@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         flags = daprd_flags.parse_flags(argv)
     except daprd_flags.FlagError as error:
-        print(f"{error}\n{daprd_flags.usage()}", file=sys.stderr, flush=True)
+        print(f"{daprd_flags.usage()}\n{error}", file=sys.stderr, flush=True)
         return USAGE_EXIT
     if flags.help:
         print(daprd_flags.usage(), end="")
@@ -50,10 +50,11 @@ def serve(argv: Sequence[str], state_directory: str = "") -> int:
     import trio
 
     from edge_runtime.cli import node
+    from edge_runtime.config.environment import state_dir
 
     node.name_process()
     app = node.AppRequest(argv, dict(os.environ), os.getcwd())
-    request = node.NodeRequest(node.state_directory(state_directory, os.environ))
+    request = node.NodeRequest(state_dir(os.environ, state_directory))
 
     async def serve_app() -> int:
         return await node.run(request, [app], signals=True, task_status=trio.TASK_STATUS_IGNORED)

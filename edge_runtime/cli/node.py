@@ -89,20 +89,6 @@ def name_process() -> None:
         pass  # no Linux, or no /proc: only those tools would have used it
 
 
-def state_directory(given: str, environment: Mapping[str, str]) -> str:
-    """Where the node keeps its files: as told, else the system's place for root and the user's for others."""
-    named = given or environment.get("EDGE_RUNTIME_STATE_DIR", "")
-    if named:
-        return os.path.abspath(named)
-    if os.geteuid() == 0:
-        return "/var/lib/edge-runtime"
-    base = environment.get("XDG_STATE_HOME", "")
-    home = home_directory(environment)
-    if not base and home:
-        base = os.path.join(home, ".local", "state")
-    return os.path.join(base, "edge-runtime") if base else f"/tmp/edge-runtime-{os.geteuid()}/state"
-
-
 def home_directory(environment: Mapping[str, str]) -> str:
     """The user's home directory, or an empty text for a user who has none."""
     if environment.get("HOME"):

@@ -24,6 +24,7 @@ from edge_runtime.cli.logs import LogFile, RoutedOutput, app_sink
 from edge_runtime.cli.output import Messages
 from edge_runtime.cli.plan import AppPlan
 from edge_runtime.cli.sidecars import Sidecars, open_own_node
+from edge_runtime.config.environment import state_dir
 from edge_runtime.model.errors import ConfigError
 
 _LOGS_HERE: Final = "Both Dapr and your app logs will appear here."
@@ -123,7 +124,7 @@ class Apps:
         if self._many:
             sys.stdout = cast(TextIO, RoutedOutput({plan.app_id: plan.sidecar_log for plan in self._plans}))
         request = nodes.NodeRequest(
-            nodes.state_directory(parsed.text("state-dir"), os.environ),
+            state_dir(os.environ, parsed.text("state-dir")),
             control_socket=own_socket(os.environ, os.getpid()),
             log_as_json=parsed.flag("log-as-json"),
         )

@@ -33,9 +33,10 @@ def main(argv: Sequence[str]) -> int:
     import trio
 
     from edge_runtime.cli import node
+    from edge_runtime.config.environment import state_dir
 
     request = node.NodeRequest(
-        node.state_directory(parsed.text("state-dir"), os.environ),
+        state_dir(os.environ, parsed.text("state-dir")),
         control_socket=parsed.text("control-socket") or default_path(os.environ),
         attach=parsed.text("attach"),
         linger=True,
