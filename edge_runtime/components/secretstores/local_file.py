@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -38,7 +39,7 @@ async def open_local_file(context: ComponentContext) -> AsyncIterator[LocalFile]
     fields = Fields(context.metadata, _KNOWN, context.name)
     for warning in fields.warnings():
         log.warning("%s", warning)
-    path = fields.text("secretsFile")
+    path = os.path.join(context.directory, fields.text("secretsFile"))
     if not path:
         raise ConfigError(
             f'component "{context.name}": metadata "secretsFile" is missing; expected the path of a JSON file'
