@@ -42,9 +42,7 @@ def test_an_event_is_what_its_type_says(content_type: str, event: str, data: byt
     ],
 )
 def test_an_event_must_fit_its_type(content_type: str, event: str) -> None:
-    with pytest.raises(
-        EdgeError, match=r"^error when marshalling cloud event envelope for topic t"
-    ) as caught:
+    with pytest.raises(EdgeError, match=r"^error when marshalling cloud event envelope for topic t") as caught:
         read(f'[{{"entryId": "1", "event": {event}, "contentType": "{content_type}"}}]')
     assert caught.value.kind is Kind.PUBSUB_MARSHAL_ENVELOPE
 
