@@ -9,7 +9,7 @@ import enum
 from typing import Final
 
 from edge_runtime.wire.http1.events import END, NEED_DATA, Limits, ProtocolError, Signal
-from edge_runtime.wire.http1.grammar import match_chunk_line, match_trailers
+from edge_runtime.wire.http1.grammar import match_chunk_line, match_trailers, may_be_trailers
 
 _CHUNK_LINE_DIGITS_MAX: Final = 15
 
@@ -85,4 +85,6 @@ class Chunks:
             if buffer.find(b"\r\n\r\n", position) >= 0:
                 raise ProtocolError(self._status, "malformed trailers")
             return position
+        if trailers[1] and not may_be_trailers(trailers[1]):
+            raise ProtocolError(self._status, "trailers that speak of the message's length")
         return end

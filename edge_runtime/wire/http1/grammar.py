@@ -100,6 +100,11 @@ def response_framing(headers: Sequence[Header], http_version: bytes) -> Framing:
     return _framing(headers, http_version)[0]
 
 
+def may_be_trailers(lines: bytes) -> bool:
+    """False when they would speak of the framing of a message that has ended."""
+    return not any(name in (b"content-length", b"transfer-encoding") for name, _ in headers_by_gate(lines))
+
+
 def lower_coding(headers: list[Header]) -> None:
     """Write the transfer-encoding in lower case, as h11 does."""
     for index, (name, value) in enumerate(headers):
@@ -111,14 +116,17 @@ def _framing(headers: Sequence[Header], http_version: bytes) -> tuple[Framing, i
     length: int | None = None
     host_count = 0
     chunked = expect_continue = False
-    keep_alive = http_version == b"1.1"
+    kept = http_version == b"1.1"
+    closed = False
     for name, value in headers:
         if name not in _FRAMING_NAMES:
             continue
         if name == b"host":
             host_count += 1
         elif name == b"connection":
-            keep_alive = _keeps_alive(value, keep_alive)
+            options = [option.strip(b" \t") for option in value.lower().split(b",")]
+            closed = closed or b"close" in options  # wherever it stands
+            kept = kept or b"keep-alive" in options
         elif name == b"content-length":
             length = _length(value, length)
         elif name == b"expect":
@@ -129,14 +137,7 @@ def _framing(headers: Sequence[Header], http_version: bytes) -> tuple[Framing, i
             chunked = True
     if chunked and length is not None:
         raise ProtocolError(400, "content-length beside transfer-encoding")
-    return Framing(length, chunked, keep_alive, expect_continue), host_count
-
-
-def _keeps_alive(value: bytes, before: bool) -> bool:
-    options = [option.strip(b" \t") for option in value.lower().split(b",")]
-    if b"close" in options:
-        return False
-    return before or b"keep-alive" in options
+    return Framing(length, chunked, kept and not closed, expect_continue), host_count
 
 
 def _length(value: bytes, before: int | None) -> int:

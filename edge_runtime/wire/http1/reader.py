@@ -126,7 +126,6 @@ class _Reader:
 
     def _start_body(self, length: int | None, chunked: bool) -> None:
         self._in_body = True
-        self._searched = 0
         self._body_left = length
         self._chunks = Chunks(self._limits, self._status) if chunked else None
 
@@ -148,6 +147,7 @@ class _Reader:
             self._searched = max(0, end - start - 2)
             return NEED_DATA
         self._position = end
+        self._searched = 0
         return buffer[start:end]
 
     def _refuse_large_head(self) -> None:

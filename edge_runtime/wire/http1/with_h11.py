@@ -1,11 +1,14 @@
-"""Header lines by h11: the engine where httptools has no wheel, and the reference for what both refuse."""
+"""Header lines by h11: the engine where httptools has no wheel, and the reference for what both refuse.
+
+h11 mends some heads (it merges content-lengths that are equal). What is mended is not what came in, so it is refused.
+"""
 
 from __future__ import annotations
 
 import h11
 
 from edge_runtime.wire.http1.events import Header
-from edge_runtime.wire.http1.grammar import Refused
+from edge_runtime.wire.http1.grammar import Refused, headers_by_gate, lower_coding
 
 _QUESTION = h11.Request(method="GET", target="/", headers=[("host", "x")])
 
@@ -29,6 +32,10 @@ def _parse(connection: h11.Connection, head: bytes) -> list[Header]:
         event = connection.next_event()
     except h11.RemoteProtocolError as error:
         raise Refused(str(error)) from None
-    if isinstance(event, h11.Request | h11.Response | h11.InformationalResponse):
-        return list(event.headers)
-    raise Refused(f"no head but {event!r}")
+    if not isinstance(event, h11.Request | h11.Response | h11.InformationalResponse):
+        raise Refused(f"no head but {event!r}")
+    headers = headers_by_gate(head[head.index(b"\n") + 1 :])
+    lower_coding(headers)
+    if headers != list(event.headers):
+        raise Refused("headers that had to be mended")
+    return headers
