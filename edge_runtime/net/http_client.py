@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
 
@@ -263,16 +263,19 @@ class HttpClient:
         return Response(head.status, response_headers(head.headers), Body(b"".join(pieces)) if pieces else EMPTY)
 
 
+class _PeerIsDeaf(Exception):
+    """The peer takes no more of a request. What it has said, if anything, the receiving side reads."""
+
+
 async def _upload(line: _Line, scope: trio.CancelScope, first: memoryview, body: Body) -> None:
     """Sends the rest of a request while its answer may be coming."""
     with scope:
         try:
-            await line.connection.send_all(first)
+            await _send(line.connection, first)
             if body is not EMPTY:
                 await _send_stream(line.connection, body)
-        except (OSError, trio.ClosedResourceError):
-            # The peer takes no more. What it has said, if anything, the receiving side reads.
-            return
+        except _PeerIsDeaf:
+            pass
         except Exception as error:
             # Once a connection: whatever ended the caller's body is raised where the answer is awaited.
             line.upload_error = error
@@ -284,13 +287,25 @@ async def _upload(line: _Line, scope: trio.CancelScope, first: memoryview, body:
 async def _send_stream(connection: Connection, body: Body) -> None:
     length = body.length
     sent = 0
-    async for piece in body.chunks():
-        sent += len(piece)
-        await connection.send_all(encode_chunk(piece) if length is None else piece)
+    pieces = body.chunks()
+    try:
+        async for piece in pieces:
+            sent += len(piece)
+            await _send(connection, encode_chunk(piece) if length is None else piece)
+    finally:
+        if isinstance(pieces, AsyncGenerator):
+            await pieces.aclose()
     if length is None:
-        await connection.send_all(LAST_CHUNK)
+        await _send(connection, LAST_CHUNK)
     elif sent != length:
         raise ExchangeFailed(f"the request's body has {sent} bytes instead of the {length} that were declared")
+
+
+async def _send(connection: Connection, data: bytes | memoryview) -> None:
+    try:
+        await connection.send_all(data)
+    except (OSError, trio.ClosedResourceError) as error:
+        raise _PeerIsDeaf from error
 
 
 class ResponseStream(Body):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import AsyncIterator
 from typing import Final
 
 from edge_runtime.api.http.routes import Call, Route
 from edge_runtime.model.errors import BodyTooLarge, EdgeError, Kind
-from edge_runtime.model.http import Body, Headers, Response
+from edge_runtime.model.http import Headers, Response
+from edge_runtime.net.stream import StreamBody
 from edge_runtime.wire.paths import clean, decode, split_invocation, split_target
 
 _NO_APP_ID: Final = "failed getting app id either from the URL path or the header dapr-app-id"
@@ -29,10 +29,11 @@ async def fallback(call: Call) -> Response:
     if limit is not None:
         body = request.body
         length = body.length
-        if length is None:
+        if length is not None:
+            if length > limit:
+                raise EdgeError(Kind.INVOKE_FAILED, f"failed to invoke, id: {target}, err: {BodyTooLarge()}")
+        elif isinstance(body, StreamBody):
             request.body = LimitedBody(body, limit)
-        elif length > limit:
-            raise EdgeError(Kind.INVOKE_FAILED, f"failed to invoke, id: {target}, err: {BodyTooLarge()}")
     return await call.blocks.invoker.invoke(target, method, query, request, call.trace)
 
 
@@ -62,39 +63,18 @@ def basic_target(authorization: bytes) -> str:
     return rest[0] if len(rest) == 1 and user.lower() == _APP_ID else ""
 
 
-class LimitedBody(Body):
+class LimitedBody(StreamBody):
     """A stream of unknown length that ends in `BodyTooLarge` once more than `limit_bytes` have come."""
 
-    __slots__ = ("_left", "_limit_bytes", "_pieces", "_source")
+    __slots__ = ("_left", "_source")
 
-    def __init__(self, source: Body, limit_bytes: int) -> None:
-        super().__init__()
+    def __init__(self, source: StreamBody, limit_bytes: int) -> None:
+        super().__init__(None)
         self._source = source
-        self._limit_bytes = limit_bytes
         self._left = limit_bytes
-        self._pieces = source.chunks()
 
-    @property
-    def length(self) -> int | None:
-        return None
-
-    @property
-    def buffered(self) -> bool:
-        return False
-
-    async def read(self, limit_bytes: int | None = None) -> bytes:
-        return await self._source.read(
-            self._limit_bytes if limit_bytes is None else min(limit_bytes, self._limit_bytes)
-        )
-
-    def chunks(self) -> AsyncIterator[bytes]:
-        return self
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        piece = await anext(self._pieces)
+    async def next_piece(self) -> bytes:
+        piece = await self._source.next_piece()
         self._left -= len(piece)
         if self._left < 0:
             raise BodyTooLarge
