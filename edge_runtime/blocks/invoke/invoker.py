@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from edge_runtime.blocks.invoke.peers import Peer, Peers
 from edge_runtime.model.errors import BodyTooLarge, DriverError, EdgeError, Kind
 from edge_runtime.model.http import Body, Header, Request, Response
-from edge_runtime.model.ports import AppChannel, Policy
+from edge_runtime.model.ports import Policy
 from edge_runtime.model.trace import NO_TRACE, Trace
 from edge_runtime.net.connections import ConnectFailed, Origin
 from edge_runtime.net.urls import Url, parse_url
