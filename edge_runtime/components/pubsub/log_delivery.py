@@ -107,6 +107,7 @@ class Group:
         self._plan: Plan | None = None  # None while another process delivers
         self._lock: GroupLock | None = None
         self._members: list[_Member] = []
+        self._closed = False
         self._keeping = trio.Lock()
         self._idle = trio.lowlevel.ParkingLot()
         self._records: dict[int, Record] = {}  # read or handed over, not delivered yet
@@ -147,6 +148,8 @@ class Group:
     async def _leave(self) -> None:
         """The last member is gone: write down where the group is and let others deliver for it."""
         async with self._keeping:
+            if self._members or self._closed:
+                return
             try:
                 if self._plan is not None and (self._flush_at != math.inf or self._is_stale()):
                     await self._flush()
@@ -154,11 +157,15 @@ class Group:
                 logger.warning("%s: acknowledgements since the last write are lost: %s", self, error)
             finally:
                 if not self._members:
-                    self._plan = None
-                    self._records.clear()
-                    self._hub.forget(self._open_topic, self)
-                    if self._lock is not None:
-                        self._lock.close()
+                    self._close()
+
+    def _close(self) -> None:
+        self._closed = True
+        self._plan = None
+        self._records.clear()
+        self._hub.forget(self._open_topic, self)
+        if self._lock is not None:
+            self._lock.close()
 
     # --- keeping
 
@@ -182,9 +189,9 @@ class Group:
         bells = self._hub.bells
         if bells is None:
             return
-        lock = GroupLock(bells.folder, self._topic.component, self._topic.name, self.name)
-        self._lock = lock
-        while not lock.try_acquire():  # noqa: ASYNC110 - flock has nothing to wait on but a thread
+        if self._lock is None:
+            self._lock = GroupLock(bells.folder, self._topic.component, self._topic.name, self.name)
+        while not self._lock.try_acquire():  # noqa: ASYNC110 - flock has nothing to wait on but a thread
             await trio.sleep(CONTENDED_RETRY_S)
 
     async def _load(self) -> None:

@@ -1,0 +1,80 @@
+"""Brokers for tests: a driver opened like the runtime opens it, and an inbox that says what becomes of messages."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from edge_runtime.components.registry import ComponentContext, resolve
+from edge_runtime.model.ports import Message, Outcome
+from edge_runtime.store.database import Databases, open_databases
+
+
+@asynccontextmanager
+async def open_broker(
+    state_dir: Path,
+    driver: str = "pubsub.sqlite",
+    *,
+    databases: Databases | None = None,
+    component: str = "pubsub",
+    **metadata: str,
+) -> AsyncIterator[Any]:
+    """The driver. With no `databases` of its own process it has them to itself, as another process would."""
+    if databases is None:
+        async with open_databases() as own:
+            async with open_broker(state_dir, driver, databases=own, component=component, **metadata) as broker:
+                yield broker
+        return
+    context = ComponentContext(component, driver, "v1", metadata, "app", "", databases, str(state_dir))
+    async with resolve(driver)(context) as broker:
+        yield broker
+
+
+class Inbox:
+    """A handler that keeps what it got, and answers as `outcomes` say: ACK once they are used up."""
+
+    def __init__(self, outcomes: Iterable[Outcome] = (), decide: Callable[[Message], Outcome] | None = None) -> None:
+        self.messages: list[Message] = []
+        self.busy = 0
+        self.busy_most = 0
+        self._outcomes = iter(outcomes)
+        self._decide = decide
+        self._changed = trio.Event()
+        self.gate: trio.Event | None = None  # while unset, handlers wait in it
+
+    @property
+    def data(self) -> list[bytes]:
+        return [message.data for message in self.messages]
+
+    async def __call__(self, message: Message) -> Outcome:
+        self.messages.append(message)
+        self.busy += 1
+        self.busy_most = max(self.busy_most, self.busy)
+        self._changed.set()
+        try:
+            if self.gate is not None:
+                await self.gate.wait()
+            else:
+                await trio.lowlevel.checkpoint()
+        finally:
+            self.busy -= 1
+        if self._decide is not None:
+            return self._decide(message)
+        return next(self._outcomes, Outcome.ACK)
+
+    async def wait_for(self, count: int) -> None:
+        """Until `count` messages have come."""
+        while len(self.messages) < count:
+            self._changed = trio.Event()
+            await self._changed.wait()
+
+    async def wait_for_all(self, data: Iterable[bytes]) -> None:
+        """Until each of `data` has come at least once."""
+        missing = set(data)
+        while not missing <= set(self.data):
+            self._changed = trio.Event()
+            await self._changed.wait()
