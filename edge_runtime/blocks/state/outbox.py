@@ -124,7 +124,7 @@ class Outbox:
     """The outboxes of one app's stores."""
 
     def __init__(self, stores: Mapping[str, BoundStore], app_id: str, namespace: str, port: OutboxPort) -> None:
-        self._stores = {name: bound for name, bound in stores.items() if bound.outbox is not None}
+        self._stores = [(bound, bound.outbox) for bound in stores.values() if bound.outbox is not None]
         self._app_id = app_id
         self._namespace = namespace
         self._port = port
@@ -158,13 +158,11 @@ class Outbox:
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Publish what the internal topics bring, until cancelled."""
         async with trio.open_nursery() as nursery:
-            for bound in self._stores.values():
-                await nursery.start(self._subscribe, bound)
+            for bound, settings in self._stores:
+                await nursery.start(self._subscribe, bound, settings)
             task_status.started()
 
-    async def _subscribe(self, bound: BoundStore, *, task_status: Any) -> None:
-        settings = _settings_of(bound)
-
+    async def _subscribe(self, bound: BoundStore, settings: OutboxSettings, *, task_status: Any) -> None:
         async def handle(message: Message) -> Outcome:
             return await self._deliver(bound, settings, message)
 
@@ -203,12 +201,6 @@ class Outbox:
             return Outcome.ACK
         logger.error("Outbox of state store %s: no transaction came for %s", bound.name, marker)
         return Outcome.NACK
-
-
-def _settings_of(bound: BoundStore) -> OutboxSettings:
-    if bound.outbox is None:
-        raise ValueError(f"state store {bound.name} has no outbox")
-    return bound.outbox
 
 
 async def _wait_for_marker(bound: BoundStore, marker: str) -> bool:

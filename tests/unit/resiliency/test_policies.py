@@ -95,6 +95,17 @@ def test_broken_resource_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     assert 'Resiliency "r0": spec.policies.timeouts.t: "soon" is no duration' in caplog.text
 
 
+def test_unread_fields_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    policies({"target": {}})
+    assert 'Resiliency "r0": spec.target is not read by anything (did you mean "targets"?)' in caplog.text
+
+
+def test_a_component_keeps_its_policy() -> None:
+    found = policies({"policies": {"retries": {"DefaultRetryPolicy": {}}}})
+    policy = found.for_component("s", "Statestore", "Outbound")
+    assert found.for_component("s", "Statestore", "Outbound") is policy
+
+
 def test_unknown_policy_names_are_told(caplog: pytest.LogCaptureFixture) -> None:
     found = policies(
         {

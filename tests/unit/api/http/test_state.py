@@ -16,6 +16,7 @@ from edge_runtime.model.errors import BodyTooLarge, DriverError, EdgeError
 from edge_runtime.model.http import Body, Header, Request, Response
 from edge_runtime.model.ports import Compare, Item, QueryResult
 from edge_runtime.model.trace import NO_TRACE
+from edge_runtime.security.seal import Key, Seal
 from tests.unit.blocks.state.stores import MapStore, bound, state_of
 
 HANDLERS = {route.name: route.handler for route in ROUTES}
@@ -262,6 +263,14 @@ async def test_bad_bulk_bodies_are_malformed(api: Api, body: str) -> None:
     assert message.startswith("failed deserializing HTTP body: ")
 
 
+async def test_broken_seal_is_its_items_error(store: MapStore) -> None:
+    api = Api(state_of(bound(store, seal=Seal(Key("k", bytes(16))))))
+    store.rows["app||a"] = Item(b"clear", "1")
+    (hit,) = json.loads((await api.call("GetBulkState", "store", body='{"keys":["a"]}')).body.data)
+    assert sorted(hit) == ["error", "key"]
+    assert hit["error"].startswith("failed to decrypt")
+
+
 async def test_bulk_driver_error(api: Api, store: MapStore) -> None:
     store.faults = [DriverError("gone")]
     response = await api.call("GetBulkState", "store", body='{"keys":["a"]}')
@@ -347,6 +356,12 @@ async def test_query_answers_hits(api: Api, store: MapStore) -> None:
         "token": "2",
     }
     assert store.queries[0].filter == Compare("EQ", "x", 1)
+
+
+async def test_last_page_has_no_token(api: Api, store: MapStore) -> None:
+    store.answer = QueryResult([("app||a", None)])
+    response = await api.call("QueryStateAlpha1", "store", body="{}")
+    assert response.body.data == b'{"results":[{"key":"a"}]}'
 
 
 async def test_query_without_hits_is_204(api: Api) -> None:

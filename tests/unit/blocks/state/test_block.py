@@ -399,6 +399,17 @@ async def test_bad_query_is_told() -> None:
 # --- metrics
 
 
+async def test_only_whole_milliseconds_are_observed(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([5.0, 5.0009, 6.0, 6.0025])
+    monkeypatch.setattr("edge_runtime.blocks.state.block.perf_counter", lambda: next(times))
+    metrics = Metrics()
+    state = state_of(bound(MapStore()), metrics=metrics)
+    await state.get("store", "k")
+    assert "latencies" not in render([metrics]).replace("# TYPE dapr_component_state_latencies", "")
+    await state.get("store", "k")
+    assert 'latencies_sum{component="store",namespace="",operation="get",success="true"} 2' in render([metrics])
+
+
 async def test_operations_are_counted() -> None:
     metrics = Metrics()
     store = MapStore()
