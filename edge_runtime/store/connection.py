@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import urllib.parse
 from collections.abc import Sequence
 from typing import Final, NamedTuple
+
+from edge_runtime.model.errors import ConfigError
 
 # How long the trio thread may wait for a lock before the read moves to a thread.
 INLINE_BUSY_MS: Final = 20
@@ -15,6 +18,14 @@ INLINE_BUSY_MS: Final = 20
 WAL_KEPT_BYTES: Final = 4 * 1024 * 1024
 # Safety net behind the writer's own checkpoints, in pages; see `writer.py`.
 AUTO_CHECKPOINT_PAGES: Final = 4000
+# SQLite's own URI parameters that are passed on. `cache` is not: sharing a cache locks tables.
+_URI_PARAMETERS: Final = frozenset({"mode", "immutable", "vfs", "psow", "nolock", "modeof"})
+_FORBIDDEN_PRAGMAS: Final = (
+    ("busy_timeout", "set the metadata field busyTimeout instead"),
+    ("journal_mode", "set the metadata field disableWAL instead"),
+    ("foreign_keys", "it is always on"),
+)
+_PRAGMA: Final = re.compile(r"([a-z_]+)(?:\(\s*'?([-+\w.]+)'?\s*\)|\s*=\s*'?([-+\w.]+)'?)")
 
 
 class Location(NamedTuple):
@@ -37,6 +48,57 @@ class Location(NamedTuple):
         if mode is not None:
             parameters.setdefault("mode", mode)
         return f"file:{urllib.parse.quote(self.path)}?{urllib.parse.urlencode(parameters)}"
+
+
+def parse_connection_string(
+    text: str, directory: str = ".", *, wal: bool = True, busy_timeout_s: float = 2.0
+) -> Location:
+    """A path, a `file:` URI or `:memory:` as Dapr's SQLite components take it. Raises ConfigError.
+
+    `_txlock` is not looked at: every transaction takes the write lock at once.
+    """
+    path, _, query = text.partition("?") if text.find("?") > 0 else (text, "", "")
+    parameters = urllib.parse.parse_qs(query, keep_blank_values=True)
+    first = {name: values[0] for name, values in parameters.items()}
+    if path.lower().startswith(":memory:") or path.lower().startswith("file::memory:") or first.get("mode") == "memory":
+        return Location(":memory:", memory=True, wal=False)
+    if path.lower().startswith("file:"):
+        path = _path_of_uri(path)
+    if not path:
+        raise ConfigError(f"connection string {text!r} names no file; expected a path, a file: URI or :memory:")
+    read_only = first.get("mode") == "ro" or first.get("immutable") == "1"
+    return Location(
+        os.path.realpath(os.path.join(directory, path)),
+        read_only=read_only,
+        wal=wal and not read_only,
+        parameters=tuple((name, value) for name, value in first.items() if name in _URI_PARAMETERS),
+        pragmas=tuple(_pragma(item) for item in parameters.get("_pragma", ())),
+        busy_timeout_s=busy_timeout_s,
+    )
+
+
+def _path_of_uri(uri: str) -> str:
+    path = uri[len("file:") :].partition("#")[0]
+    if path.startswith("//"):  # file:///path, or file://localhost/path
+        host, slash, rest = path[2:].partition("/")
+        if host not in ("", "localhost"):
+            raise ConfigError(
+                f"connection string {uri!r} names the host {host!r}; a store file must be on this machine"
+            )
+        path = slash + rest
+    return urllib.parse.unquote(path)
+
+
+def _pragma(text: str) -> tuple[str, str]:
+    """`name(value)` or `name=value`."""
+    lower = text.lower()
+    for name, instead in _FORBIDDEN_PRAGMAS:
+        if lower.startswith(name):
+            raise ConfigError(f"found forbidden option '_pragma={name}' in the connection string; {instead}")
+    match = _PRAGMA.fullmatch(lower.strip())
+    if match is None:
+        raise ConfigError(f"connection string: _pragma={text!r}; expected a form such as cache_size(-2000)")
+    return match[1], match[2] if match[2] is not None else match[3]
 
 
 def location(path: str, **settings: object) -> Location:

@@ -11,11 +11,12 @@ when its caller is cancelled.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import sqlite3
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -30,6 +31,7 @@ logger = logging.getLogger("dapr.runtime.store")
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
+Arguments = Sequence[Any] | Mapping[str, Any]
 
 # Closing waits so long for the last batch; a disk that hangs longer would hang the whole shutdown.
 _CLOSE_TIMEOUT_S: Final = 10.0
@@ -56,6 +58,7 @@ class Database:
         self._writer = Writer(where, opened.writer, limits.retry, self._alarm)
         self._reader = opened.reader
         self._thread_reader: sqlite3.Connection | None = None
+        self._functions: dict[str, tuple[int, Callable[..., Any]]] = {}
         self._thread_limiter = trio.CapacityLimiter(1)
         # Without a -wal file a reader waits for the writer's commit, which the trio thread must not do.
         self._reads_inline = where.wal or where.memory or where.read_only
@@ -85,14 +88,14 @@ class Database:
 
     # --- reads --------------------------------------------------------------------------------------------------------
 
-    def read(self, sql: str, args: Sequence[Any] = ()) -> list[Row]:
+    def read(self, sql: str, args: Arguments = ()) -> list[Row]:
         """All rows, at once, on this thread: for small reads by key. Raises `StoreBusy` when the file is locked."""
         try:
             return self._reader.execute(sql, args).fetchall()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeEncodeError) as error:
             raise driver_error(self.path, error) from error
 
-    async def fetch(self, sql: str, args: Sequence[Any] = ()) -> list[Row]:
+    async def fetch(self, sql: str, args: Arguments = ()) -> list[Row]:
         """As `read`, but moves to a thread when the file is locked or the read might wait for a commit."""
         if self._reads_inline:
             try:
@@ -102,24 +105,32 @@ class Database:
                     raise
         return await self.read_in_thread(sql, args)
 
-    async def read_in_thread(self, sql: str, args: Sequence[Any] = ()) -> list[Row]:
+    async def read_in_thread(self, sql: str, args: Arguments = ()) -> list[Row]:
         """All rows, read in a thread: for a big or slow read. Cancelling stops the read."""
         if self._where.memory:
             await trio.lowlevel.checkpoint()
             return self.read(sql, args)
         return await trio.to_thread.run_sync(self._read_in_thread, sql, args, limiter=self._thread_limiter)
 
-    def _read_in_thread(self, sql: str, args: Sequence[Any]) -> list[Row]:
+    def _read_in_thread(self, sql: str, args: Arguments) -> list[Row]:
         try:
             if self._thread_reader is None:
                 reader = open_reader(self._where, busy_ms=round(self._where.busy_timeout_s * 1000))
                 reader.set_progress_handler(_stop_when_cancelled, 20_000)
+                for name, (arguments, function) in self._functions.items():
+                    reader.create_function(name, arguments, function, deterministic=True)
                 self._thread_reader = reader
             return self._thread_reader.execute(sql, args).fetchall()
-        except sqlite3.Error as error:
-            if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
+        except (sqlite3.Error, UnicodeEncodeError) as error:
+            if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT:
                 trio.from_thread.check_cancelled()
             raise driver_error(self.path, error) from error
+
+    def define(self, name: str, arguments: int, function: Callable[..., Any]) -> None:
+        """An SQL function for `read_in_thread`. To be called before the first such read."""
+        self._functions[name] = (arguments, function)
+        if self._where.memory:
+            self._reader.create_function(name, arguments, function, deterministic=True)
 
     # --- writes -------------------------------------------------------------------------------------------------------
 
@@ -402,6 +413,7 @@ class Databases:
         self._limits = limits
         self._shared: dict[str, _Shared] = {}
         self._opening = trio.Lock()
+        self._memory_names = itertools.count()
 
     async def get(self, path: str, **settings: Any) -> Database:
         """The file's database, open as long as the registry. `settings` are those of `Location`."""
@@ -433,7 +445,8 @@ class Databases:
 
     async def _acquire(self, where: Location) -> _Shared:
         async with self._opening:
-            key = f":memory:{len(self._shared)}/{id(where)}" if where.memory else where.path
+            # What is in memory is its component's alone.
+            key = f":memory:{next(self._memory_names)}" if where.memory else where.path
             shared = self._shared.get(key)
             if shared is None:
                 shared = await self._nursery.start(self._serve, where)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Final, NamedTuple
 
-from edge_runtime.model.errors import DriverError, StoreUnavailable
+from edge_runtime.model.errors import BadMetadata, DriverError, StoreUnavailable
 
 
 class StoreBusy(StoreUnavailable):
@@ -78,9 +78,11 @@ def unavailable(path: str, fault: Fault, error: BaseException | None = None, *, 
     return kind(f"store file {path}: {what}: {fault.problem}{detail}; {fault.mend}")
 
 
-def driver_error(path: str, error: sqlite3.Error) -> DriverError:
+def driver_error(path: str, error: Exception) -> DriverError:
     """Any SQLite error in the words that callers of the store know."""
     fault = fault_of(error)
     if fault is not None:
         return unavailable(path, fault, error)
+    if isinstance(error, UnicodeEncodeError):
+        return BadMetadata("a key or value holds half of a surrogate pair, which is no text; send valid Unicode")
     return DriverError(f"store file {path}: {error}")

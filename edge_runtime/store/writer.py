@@ -160,7 +160,7 @@ class Writer:
         error = result.error
         if not connection.in_transaction:
             raise error if fault_of(error) else unavailable(self._path, ROLLED_BACK, error)
-        if not isinstance(error, sqlite3.Error):
+        if not isinstance(error, (sqlite3.Error, UnicodeEncodeError)):
             return result
         if fault_of(error) is not None:
             raise error
