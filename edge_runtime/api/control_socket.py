@@ -11,11 +11,12 @@ import socket
 import stat
 import struct
 from collections.abc import Mapping
-from typing import Final, NamedTuple
-
-import trio
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from edge_runtime.model.errors import ConfigError
+
+if TYPE_CHECKING:
+    import trio
 
 BACKLOG: Final = 64
 _PATH_BYTES_MAX: Final = 107
@@ -86,6 +87,8 @@ def open_control_socket(path: str, group: int | None = None) -> trio.SocketListe
     except ConfigError:
         listener.close()
         raise
+    import trio  # the commands that only ask do without
+
     return trio.SocketListener(trio.socket.from_stdlib_socket(listener))
 
 

@@ -57,7 +57,8 @@ def run_plans(parsed: Parsed, plans: Sequence[AppPlan], messages: Messages) -> i
     """Run until an app, the node or a signal ends it; the value is the exit code."""
     nodes.name_process()
     try:
-        return trio.run(_run, parsed, plans, messages)
+        control = None if parsed.flag("no-attach") else attachable(os.environ, parsed.text("control-socket"))
+        return trio.run(_run, parsed, plans, messages, control.path if control is not None else "")
     except* (ConfigError, CommandError) as group:
         for error in _leaves(group):
             messages.failure(str(error))
@@ -71,12 +72,12 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
     return found
 
 
-async def _run(parsed: Parsed, plans: Sequence[AppPlan], messages: Messages) -> int:
+async def _run(parsed: Parsed, plans: Sequence[AppPlan], messages: Messages, attach_to: str) -> int:
     stop = Stop()
     apps = Apps(plans, messages, stop, Printer(sys.stdout.fileno()))
     async with trio.open_nursery() as nursery:
         await nursery.start(stop.listen)
-        async with apps.open_sidecars(parsed) as sidecars:
+        async with apps.open_sidecars(parsed, attach_to) as sidecars:
             code = await apps.run(sidecars)
         nursery.cancel_scope.cancel()
     return code or sidecars.code
@@ -94,14 +95,11 @@ class Apps:
 
     # --- sidecars ----------------------------------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def open_sidecars(self, parsed: Parsed) -> AsyncIterator[Sidecars]:
-        """The sidecars, in the node that takes them or in one of our own, once all of them listen."""
-        control = None if parsed.flag("no-attach") else attachable(os.environ, parsed.text("control-socket"))
+    def open_sidecars(self, parsed: Parsed, attach_to: str) -> AbstractAsyncContextManager[Sidecars]:
+        """The sidecars, in the node at that socket or in one of our own, once all of them listen."""
         for plan in self._plans:
             self._messages.info(self._starting(plan))
-        async with self._attached(control.path) if control is not None else self._own(parsed) as sidecars:
-            yield sidecars
+        return self._attached(attach_to) if attach_to else self._own(parsed)
 
     def _starting(self, plan: AppPlan) -> str:
         return f'Validating config and starting app "{plan.app_id}"' if self._many else plan.starting
