@@ -78,3 +78,10 @@ class Inbox:
         while not missing <= set(self.data):
             self._changed = trio.Event()
             await self._changed.wait()
+
+
+async def until(condition: Callable[[], Any], pause_s: float = 0.01) -> Any:
+    """The first true answer of `condition`; for what shows in the file alone."""
+    while not (answer := condition()):  # noqa: ASYNC110 - nobody says when a file has changed
+        await trio.sleep(pause_s)
+    return answer
