@@ -25,10 +25,10 @@ def main(argv: Sequence[str]) -> int:
     try:
         flags = daprd_flags.parse_flags(argv)
     except daprd_flags.FlagError as error:
-        print(f"{daprd_flags.usage()}\n{error}", file=sys.stderr, flush=True)
+        print(f"Usage of daprd:\n{daprd_flags.usage()}{error}", file=sys.stderr, flush=True)
         return USAGE_EXIT
     if flags.help:
-        print(daprd_flags.usage(), end="")
+        print(f"Usage of daprd:\n{daprd_flags.usage()}", end="")
         return 0
     if flags.version:
         print(RUNTIME_VERSION)
