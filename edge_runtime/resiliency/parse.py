@@ -1,47 +1,21 @@
-"""Resiliency resources: the `spec` of a YAML document as values, or an error that names the field."""
+"""The `spec` of a Resiliency document as values, or an error that names the field. Loaded with the first document."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Literal, NamedTuple, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from edge_runtime.config.values import duration_s, nearest
 from edge_runtime.model.errors import ConfigError
 from edge_runtime.resiliency.breaker import BreakerSettings
+from edge_runtime.resiliency.resource import ComponentTarget, Resource, Target
 from edge_runtime.resiliency.retry import EXPONENTIAL_ELAPSED_MAX_S, CodeRanges, Retry
 from edge_runtime.resiliency.trip import compile_trip, default_trip
 
 V = TypeVar("V")
 
 _CODES: Final = re.compile(r"(\d{1,3})(?:-(\d{1,3}))?")
-
-
-class Target(NamedTuple):
-    """Names of policies; an empty one is none."""
-
-    timeout: str = ""
-    retry: str = ""
-    breaker: str = ""
-    breakers_max: int = 0
-
-
-class ComponentTarget(NamedTuple):
-    inbound: Target = Target()
-    outbound: Target = Target()
-
-
-class Resource(NamedTuple):
-    """One Resiliency document. `warnings` are texts about fields that nobody reads."""
-
-    name: str
-    timeouts: Mapping[str, float]
-    retries: Mapping[str, Retry]
-    breakers: Mapping[str, BreakerSettings]
-    apps: Mapping[str, Target]
-    actors: Mapping[str, Target]
-    components: Mapping[str, ComponentTarget]
-    warnings: Sequence[str] = ()
 
 
 def parse_resource(name: str, spec: Mapping[str, Any] | None) -> Resource:

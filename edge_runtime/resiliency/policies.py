@@ -12,7 +12,7 @@ from edge_runtime.model.errors import ConfigError
 from edge_runtime.model.ports import Policy
 from edge_runtime.observability.metrics import Metrics
 from edge_runtime.resiliency.breaker import Breaker, BreakerSettings
-from edge_runtime.resiliency.parse import ComponentTarget, Resource, Target, parse_resource
+from edge_runtime.resiliency.resource import ComponentTarget, Resource, Target
 from edge_runtime.resiliency.retry import EXPONENTIAL_ELAPSED_MAX_S, Retry
 from edge_runtime.resiliency.runner import NO_POLICY, Runner, Tally
 
@@ -162,6 +162,8 @@ class Policies:
 def _parse_all(resources: Iterable[tuple[str, Mapping[str, Any]]], app_id: str) -> list[Resource]:
     parsed: list[Resource] = []
     for name, spec in resources:
+        from edge_runtime.resiliency.parse import parse_resource
+
         try:
             resource = parse_resource(name, spec)
         except ConfigError as error:

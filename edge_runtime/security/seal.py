@@ -29,6 +29,9 @@ class Key(NamedTuple):
     name: str
     secret: bytes
 
+    def __repr__(self) -> str:
+        return f"Key({self.name!r}, …)"
+
 
 def key_from_hex(field: str, name: str, text: str) -> Key:
     """The key that a component's metadata field holds. Raises ConfigError; the text never shows the key."""

@@ -1,6 +1,6 @@
 """State: key-value stores of an app, with prefixes, etags, expiry, encryption, transactions and their outbox."""
 
-from edge_runtime.blocks.state.binding import BoundStore, OutboxSettings, bind_store
+from edge_runtime.blocks.state.binding import BoundStore, OutboxSettings, bind_store, driver_metadata
 from edge_runtime.blocks.state.block import GuardedStore, State
 from edge_runtime.blocks.state.outbox import Outbox, OutboxPort
 from edge_runtime.blocks.state.requests import NO_METADATA, DeleteItem, Hit, Operation, Page, SaveItem
@@ -19,4 +19,5 @@ __all__ = [
     "SaveItem",
     "State",
     "bind_store",
+    "driver_metadata",
 ]

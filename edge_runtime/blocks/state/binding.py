@@ -31,6 +31,9 @@ _EXACT: Final = (
 )
 
 
+_OWN_FIELDS: Final = frozenset({"keyprefix", *(field.lower() for field in _EXACT)})
+
+
 class OutboxSettings(NamedTuple):
     """`pubsub` carries the internal topic. `discard`: an event whose transaction never came is dropped, not retried."""
 
@@ -48,6 +51,11 @@ class BoundStore(NamedTuple):
     key_prefix: str = "appid"
     seal: Seal | None = None
     outbox: OutboxSettings | None = None
+
+
+def driver_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+    """What is left for the driver: it would warn of fields that are not its own."""
+    return {field: value for field, value in metadata.items() if field.lower() not in _OWN_FIELDS}
 
 
 def bind_store(

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from edge_runtime.model.errors import ConfigError
-from edge_runtime.resiliency.parse import ComponentTarget, Target, parse_resource
+from edge_runtime.resiliency.parse import parse_resource
+from edge_runtime.resiliency.resource import ComponentTarget, Target
 from edge_runtime.resiliency.retry import Retry
 
 

@@ -78,5 +78,9 @@ def test_bad_keys_name_their_field(text: str, expected: str) -> None:
     assert text not in str(caught.value)
 
 
+def test_key_hides_its_secret() -> None:
+    assert repr(Key("k", b"secret")) == "Key('k', …)"
+
+
 def test_hex_key_is_read() -> None:
     assert key_from_hex("primaryEncryptionKey", "k", "00" * 16 + "\n") == Key("k", bytes(16))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edge_runtime.blocks.state import BoundStore, OutboxSettings, bind_store
+from edge_runtime.blocks.state import BoundStore, OutboxSettings, bind_store, driver_metadata
 from edge_runtime.model.errors import ConfigError
 from tests.unit.blocks.state.stores import MapStore
 
@@ -80,6 +80,11 @@ def test_outbox_is_read() -> None:
 def test_half_an_outbox_is_told(given: str, missing: str, caplog: pytest.LogCaptureFixture) -> None:
     assert bind({f"outboxPublish{given}": "x"}).outbox is None
     assert f"outboxPublish{missing} is missing" in caplog.text
+
+
+def test_drivers_see_only_their_fields() -> None:
+    metadata = {"KeyPrefix": "name", "primaryEncryptionKey": KEY, "outboxPubsub": "p", "connectionString": "x"}
+    assert driver_metadata(metadata) == {"connectionString": "x"}
 
 
 def test_misspelled_fields_are_told(caplog: pytest.LogCaptureFixture) -> None:
