@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -60,7 +61,7 @@ class App:
         self._ready = trio.Event()
         self._stop = trio.Event()
         self._reload = trio.Event()
-        self._blocking = False
+        self._stop_now = trio.Event()
         self._began = time.monotonic()
         self.gone = trio.Event()
 
@@ -74,8 +75,9 @@ class App:
 
     def shut_down(self, *, blocking: bool = False) -> None:
         """Begin a graceful stop of this app's sidecar; `blocking` first waits as --dapr-block-shutdown-duration says."""
-        self._blocking = blocking and not self._stop.is_set()
         self._stop.set()
+        if not blocking:
+            self._stop_now.set()
 
     def request_shutdown(self, forced: bool) -> None:
         """What the shutdown API asks for. It never waits for the blocking time."""
@@ -149,19 +151,24 @@ class App:
                 log.error("The files cannot be used; what runs stays as it is: %s", error)
 
     async def until_stopped(self) -> None:
-        """Wait for the stop, and for what --dapr-block-shutdown-duration adds to it."""
+        """Wait for the stop, and for what --dapr-block-shutdown-duration adds to one that a signal asked for."""
         await self._stop.wait()
         duration_s = self.settings.flags.dapr_block_shutdown_duration
-        if self._blocking and duration_s is not None and duration_s > 0:
-            await self._block(duration_s)
-
-    async def _block(self, duration_s: float) -> None:
-        log.info("Blocking shutdown for %gs or until the app is unhealthy", duration_s)
-        if self.generation is None:
+        if duration_s is None or duration_s <= 0 or self._stop_now.is_set() or self.generation is None:
             return
+        log.info("Blocking shutdown for %gs or until the app is unhealthy", duration_s)
+        generation = self.generation
         with trio.move_on_after(duration_s):
-            await self.generation.stop_deliveries()
-            await self.generation.until_unhealthy()
+            async with trio.open_nursery() as nursery:
+                # The shutdown API ends the blocking, and so does an app that turns unhealthy.
+                nursery.start_soon(_cancel_when, nursery.cancel_scope, self._stop_now.wait)
+                nursery.start_soon(_cancel_when, nursery.cancel_scope, generation.until_unhealthy)
+                await generation.stop_deliveries()
+
+
+async def _cancel_when(scope: trio.CancelScope, wait: Callable[[], Awaitable[None]]) -> None:
+    await wait()
+    scope.cancel()
 
 
 async def serve_app(app: App, *, task_status: trio.TaskStatus[None]) -> None:
