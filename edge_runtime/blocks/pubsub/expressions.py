@@ -13,16 +13,13 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-Event = Mapping[str, Any]
-Node = Callable[[Event], Any]
+from edge_runtime.blocks.pubsub.rules import EvaluationError, Event, Matcher
+
+Node = Matcher
 
 
 class NotPlain(Exception):
     """The expression needs the full evaluator (or is no CEL at all)."""
-
-
-class EvaluationError(Exception):
-    """The expression cannot be evaluated for this event."""
 
 
 _TOKEN: Final = re.compile(

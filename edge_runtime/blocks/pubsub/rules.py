@@ -6,10 +6,11 @@ plain ones by `expressions.py`, the others by the full CEL evaluator, which is i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from edge_runtime.blocks.pubsub.expressions import EvaluationError, Event, Node, NotPlain, compile_plain
+Event = Mapping[str, Any]
+Matcher = Callable[[Event], Any]
 
 _INT64: Final = 2**63
 
@@ -23,6 +24,10 @@ class Rule(NamedTuple):
 
 class RuleError(Exception):
     """A match expression that cannot be compiled (the text says where), or be evaluated for an event."""
+
+
+class EvaluationError(Exception):
+    """An expression that cannot be evaluated for this event."""
 
 
 class Routes:
@@ -54,15 +59,17 @@ class Routes:
         return None
 
 
-def compile_match(text: str) -> Node:
+def compile_match(text: str) -> Matcher:
     """A match expression as a function of the event. Raises `RuleError`."""
+    from edge_runtime.blocks.pubsub.expressions import NotPlain, compile_plain  # for rules that have a condition
+
     try:
         return compile_plain(text)
     except NotPlain:
         return _compile_full(text)
 
 
-def _compile_full(text: str) -> Node:
+def _compile_full(text: str) -> Matcher:
     import celpy  # 12 MB, so only for an expression that needs it
     from celpy.adapter import json_to_cel
     from celpy.celparser import CELParseError

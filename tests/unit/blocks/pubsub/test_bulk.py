@@ -270,8 +270,9 @@ async def test_raw_payloads_are_base64_texts(autojump_clock: object) -> None:
         setting.push(nursery, "b", b"\xff")
         setting.push(nursery, "c", b"hit")
         await wait_all_tasks_blocked()
-    assert [(target, len(batch["entries"])) for target, batch in setting.app.batches] == [(b"/hit", 2), (b"/rest", 1)]
-    entry = setting.app.batches[1][1]["entries"][0]
+    batches = dict(setting.app.batches)
+    assert {target: len(batch["entries"]) for target, batch in batches.items()} == {b"/hit": 2, b"/rest": 1}
+    [entry] = batches[b"/rest"]["entries"]
     assert (entry["event"], entry["contentType"]) == ("/w==", "application/octet-stream")
 
 

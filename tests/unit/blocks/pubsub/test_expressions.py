@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from edge_runtime.blocks.pubsub.expressions import EvaluationError, NotPlain, compile_plain
+from edge_runtime.blocks.pubsub.expressions import NotPlain, compile_plain
+from edge_runtime.blocks.pubsub.rules import EvaluationError
 
 EVENT: dict[str, Any] = {
     "type": "order.made",
