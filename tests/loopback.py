@@ -13,6 +13,7 @@ from edge_runtime.wire.http1 import (
     END,
     LAST_CHUNK,
     NEED_DATA,
+    IncompleteMessage,
     Limits,
     RequestHead,
     encode_chunk,
@@ -137,8 +138,8 @@ async def loopback_app(converse: Converse = echo) -> AsyncIterator[LoopbackApp]:
         try:
             async with stream:
                 await converse(Talk(app, stream))
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass
+        except (trio.BrokenResourceError, trio.ClosedResourceError, IncompleteMessage):
+            pass  # the caller went away
         finally:
             app.open_connections -= 1
 
