@@ -43,7 +43,7 @@ NO_POLICY: Final = NoPolicy()
 class Tally:
     """The resiliency metrics of one target and direction."""
 
-    __slots__ = ("_activations", "_count", "_head", "_phases", "_tail")
+    __slots__ = ("_activations", "_count", "_head", "_phases", "_shown", "_tail")
 
     def __init__(self, metrics: Metrics, name: str, namespace: str, direction: str, target: str) -> None:
         labels = ("name", "namespace", "policy", "flow_direction", "target", "status")
@@ -52,6 +52,7 @@ class Tally:
         self._phases: Gauge = metrics.gauge("resiliency_cb_state", *labels)
         self._head = (name, namespace)
         self._tail = (direction, target)
+        self._shown: Phase | None = None
 
     def executed(self, policy: str, status: str = "") -> None:
         self._count.add((*self._head, policy, *self._tail, status))
@@ -60,6 +61,9 @@ class Tally:
         self._activations.add((*self._head, policy, *self._tail, status))
 
     def show(self, phase: Phase) -> None:
+        if phase is self._shown:
+            return
+        self._shown = phase
         for state in _CB_STATES:
             self._phases.set(int(state == phase.value), (*self._head, "circuitbreaker", *self._tail, state))
 
