@@ -116,7 +116,7 @@ class Fields:
         if node is None:
             return default
         value = yaml.resolve(node) if isinstance(node, Scalar) else None
-        if isinstance(value, float) and value == int(value):
+        if isinstance(value, float) and value.is_integer():
             value = int(value)
         if not isinstance(value, int) or isinstance(value, bool):
             raise self.wrong(name, "a whole number, without quotes")
@@ -166,12 +166,6 @@ class Fields:
         """The mappings of the list under `name`."""
         for index, node in enumerate(self.nodes(name)):
             yield Fields(node, f"{self.path_of(name)}[{index}]", known, self._notes, exact=self.exact)
-
-    def named(self, name: str, known: tuple[str, ...]) -> Iterator[tuple[str, Fields]]:
-        """The mappings under the free names below `name`."""
-        inner = self.fields(name, ())
-        for key in inner.names():
-            yield key, inner.fields(key, known)
 
     def text_map(self, name: str) -> dict[str, str]:
         inner = self.fields(name, ())

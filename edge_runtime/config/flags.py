@@ -226,6 +226,8 @@ def parse_value(flag: Flag, text: str) -> Any:
     text = _unquoted(text)
     if flag.kind is FlagKind.PORT and text in ("", "-1"):
         text = flag.default
+    if flag.kind is FlagKind.DURATION and not text and not flag.default:
+        return None
     try:
         return _PARSERS[flag.kind](text)
     except ValueError:
@@ -271,7 +273,10 @@ def _csv(text: str) -> tuple[str, ...]:
     if '"' in text:
         import csv
 
-        return tuple(next(csv.reader([text], strict=False)))
+        try:
+            return tuple(next(csv.reader([text])))
+        except csv.Error as error:
+            raise ValueError(str(error)) from None
     return tuple(text.split(","))
 
 
@@ -288,7 +293,7 @@ _PARSERS: Final[dict[FlagKind, Callable[[str], Any]]] = {
     FlagKind.INTEGER: _integer,
     FlagKind.UNSIGNED: _unsigned,
     FlagKind.PORT: _port,
-    FlagKind.DURATION: lambda text: go_duration_s(text) if text else None,
+    FlagKind.DURATION: go_duration_s,
     FlagKind.SIZE: quantity_bytes,
 }
 _EXPECTED: Final = {

@@ -75,6 +75,8 @@ def go_duration_s(text: str) -> float:
         position = part.end()
     if position != len(rest) or not rest:
         raise ValueError(f"{text!r} is no duration; expected one such as 300ms, 5s or 1h30m")
+    if total_ns >= 2**63:
+        raise ValueError(f"{text!r} is too long a duration; at most 292 years can be counted")
     return sign * total_ns / 1e9
 
 
@@ -92,6 +94,8 @@ def quantity_bytes(text: str) -> int:
     if match is None:
         raise ValueError(f"{text!r} is no size; expected one such as 4Mi, 16Ki or 4194304")
     number = float(match[1] + (match[2] or "")) * _QUANTITY_FACTOR[match[3]]
+    if abs(number) >= 2**63:
+        raise ValueError(f"{text!r} is too large a size; expected one such as 4Mi, 16Ki or 4194304")
     return int(number) if number == int(number) else int(number) + (number > 0)
 
 

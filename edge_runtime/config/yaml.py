@@ -21,6 +21,8 @@ DOCUMENT_BYTES_MAX: Final = 64 * 1024
 DEPTH_MAX: Final = 64
 # Aliases count as often as they are used: what a reader of the tree has to walk is what is limited.
 VALUES_MAX: Final = 40_000
+# What is longer is a text: turning thousands of digits into a number and back is work for nothing.
+NUMBER_LENGTH_MAX: Final = 100
 
 _SEPARATOR: Final = b"\n---"
 _TAG: Final = "tag:yaml.org,2002:"
@@ -295,6 +297,8 @@ def resolve(scalar: Scalar) -> str | bool | int | float | None:
         return text
     if text in _WORDS:
         return _WORDS[text]
+    if len(text) > NUMBER_LENGTH_MAX:
+        return text
     digits = text.replace("_", "")
     match = _INTEGER.fullmatch(digits)
     if match is not None:

@@ -195,6 +195,7 @@ FATAL = [
     ("  tracing: {otel: {headers: [novalue]}}\n", "not 'novalue'"),
     ("  tracing: {otel: {timeout: soon}}\n", "spec.tracing.otel.timeout: expected a duration"),
     ("  secrets: {scopes: [{storeName: a}, {storeName: a}]}\n", "each secret store once"),
+    ("  components: {deny: [[a]]}\n", "spec.components.deny[0]: expected a text, found a list"),
     ("  secrets: {scopes: [{storeName: a, defaultAccess: ask}]}\n", "expected allow or deny, found 'ask'"),
     ("  accessControl: {policies: [{appId: a, namespace: b}]}\n", "policies[0].trustDomain: expected a name"),
     ("  api: {allowed: [{name: a, version: v1, protocol: udp}]}\n", "expected http or grpc, found 'udp'"),
@@ -202,6 +203,8 @@ FATAL = [
     ("  metric: {rules: [{labels: [{regex: {a: '['}}]}]}\n", "expected a regular expression"),
     ("  workflow: {stateRetentionPolicy: {failed: never}}\n", "expected a duration such as 0s"),
     ("  workflow: {maxConcurrentWorkflowInvocations: many}\n", "expected a whole number"),
+    ("  workflow: {maxConcurrentWorkflowInvocations: .inf}\n", "expected a whole number, without quotes, found '.inf'"),
+    ("  workflow: {maxConcurrentWorkflowInvocations: 1.5}\n", "expected a whole number"),
     ("  features: {HotReload: false}\n", "spec.features: expected a list, found a mapping"),
     ("  a: [\n", "no valid YAML"),
 ]

@@ -52,6 +52,7 @@ WORDS: list[tuple[list[str], str, Any]] = [
     (["--app-health-threshold", "010"], "app_health_threshold", 8),
     (["--dapr-block-shutdown-duration", "1m30s"], "dapr_block_shutdown_duration", 90.0),
     ([], "dapr_block_shutdown_duration", None),
+    (["--dapr-block-shutdown-duration="], "dapr_block_shutdown_duration", None),
     (["--dapr-block-shutdown-duration=0s"], "dapr_block_shutdown_duration", 0.0),
     (["word", "--app-id", "a", "other", "-"], "app_id", "a"),
     (["--app-id", "a", "--", "--app-id", "b"], "app_id", "a"),
@@ -82,6 +83,10 @@ BROKEN = [
     (["--scheduler-job-streams=-1"], "expected a whole number from 0"),
     (["--max-body-size", "big"], "expected a size such as 4Mi"),
     (["--app-binding-options-timeout", "5"], "expected a duration such as 300ms"),
+    (["--app-binding-options-timeout="], "invalid argument '' for --app-binding-options-timeout"),
+    (["--resources-path", '\r"'], "expected texts parted by commas"),
+    (["--max-body-size", "1e999"], "expected a size"),
+    (["--app-binding-options-timeout", "9" * 30 + "h"], "expected a duration"),
     (["--app-binding-options-timeout", "-5s"], "invalid argument '--5s'"),
 ]
 
