@@ -34,6 +34,8 @@ _TEXT: Final = "text/plain"
 # Between looks at the store; with the first look at once they span 9 s, about as long as Dapr waits.
 _WAITS_S: Final = (1.0, 0.5, 1.5, 3.0, 3.0)
 _WITHDRAWN_MAX: Final = 1024
+_RESUBSCRIBE_MIN_S: Final = 1.0
+_RESUBSCRIBE_MAX_S: Final = 60.0
 
 _encode = msgspec.json.Encoder(order="sorted").encode
 
@@ -120,6 +122,18 @@ def _payload(content_type: str, value: bytes) -> tuple[str, Any]:
     return content_type or _TEXT, decode(exact, str) if exact[:1] == b'"' else exact.decode(errors="replace")
 
 
+class _Once:
+    """Says ready the first time only: a subscription that starts anew says it again."""
+
+    def __init__(self, task_status: Any) -> None:
+        self._task_status = task_status
+
+    def started(self) -> None:
+        if self._task_status is not None:
+            self._task_status.started()
+            self._task_status = None
+
+
 class Outbox:
     """The outboxes of one app's stores."""
 
@@ -166,9 +180,24 @@ class Outbox:
         async def handle(message: Message) -> Outcome:
             return await self._deliver(bound, settings, message)
 
-        await self._port.subscribe_internal(
-            settings.pubsub, self._internal_topic(settings), handle, task_status=task_status
-        )
+        ready = _Once(task_status)
+        wait_s = _RESUBSCRIBE_MIN_S
+        while True:
+            try:
+                await self._port.subscribe_internal(
+                    settings.pubsub, self._internal_topic(settings), handle, task_status=ready
+                )
+            except (DriverError, EdgeError) as error:
+                logger.error(
+                    "Outbox of state store %s: pub/sub %s cannot be subscribed to, trying again in %g s: %s",
+                    bound.name,
+                    settings.pubsub,
+                    wait_s,
+                    error,
+                )
+            ready.started()
+            await trio.sleep(wait_s)
+            wait_s = min(wait_s * 2, _RESUBSCRIBE_MAX_S)
 
     def _internal_topic(self, settings: OutboxSettings) -> str:
         return f"{self._namespace}{self._app_id}{settings.publish_topic}outbox"

@@ -36,6 +36,8 @@ class Broker:
         self.published.append((pubsub, topic, json.loads(data)))
 
     async def subscribe_internal(self, pubsub: str, topic: str, handler: Handler, *, task_status: Any) -> None:
+        if self.fault is not None:
+            raise self.fault
         self.handlers[pubsub, topic] = handler
         task_status.started()
         await trio.sleep_forever()
@@ -205,6 +207,19 @@ async def test_foreign_messages_are_dropped(data: bytes, nursery: trio.Nursery) 
     await nursery.start(setup.outbox.run)
     assert await setup.broker.bring(data) is Outcome.ACK
     assert not setup.broker.published
+
+
+async def test_failed_subscription_is_tried_again(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+    setup = Setup()
+    setup.broker.fault = EdgeError(Kind.PUBSUB_NOT_FOUND, "pubsub inner is not found")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(setup.outbox.run)
+        assert "pub/sub inner cannot be subscribed to, trying again in 1 s: pubsub inner is not found" in caplog.text
+        await trio.sleep(2.5)
+        setup.broker.fault = None
+        await trio.sleep(1)
+        assert list(setup.broker.handlers) == [("inner", "nsappordersoutbox")]
+        nursery.cancel_scope.cancel()
 
 
 async def test_failed_internal_publish_fails_the_call() -> None:
