@@ -18,7 +18,8 @@ import msgspec
 from edge_runtime.model.errors import BodyTooLarge, DriverError
 from edge_runtime.model.http import Body, Header, Request, Response
 from edge_runtime.model.ports import AppChannel
-from edge_runtime.observability.trace import valid_traceparent
+from edge_runtime.model.trace import Trace
+from edge_runtime.observability.trace import Tracer, valid_traceparent
 from edge_runtime.wire.cloudevents import CLOUD_EVENT, parse_json
 
 logger: Final = logging.getLogger("dapr.runtime.processor.subscription")
@@ -90,15 +91,17 @@ class AppDelivery(Protocol):
 class HttpAppDelivery:
     """Events as POST requests to the app's routes."""
 
-    def __init__(self, channel: AppChannel) -> None:
+    def __init__(self, channel: AppChannel, tracer: Tracer | None = None) -> None:
+        """With a `tracer` that mints, each delivery is a span of its own under the event's trace."""
         self._channel = channel
+        self._tracer = tracer if tracer is not None and tracer.minting else None
         self._headers: dict[str, tuple[Header, ...]] = {}
 
     async def deliver(self, event: Event, path: str) -> Verdict:
         headers = [*self._base(event.pubsub), *_metadata_headers(event.metadata)] if event.metadata else None
         if event.traceparent and valid_traceparent(event.traceparent):
             headers = [header for header in headers or self._base(event.pubsub) if header[0] not in _TRACE_HEADERS]
-            headers.append((b"traceparent", event.traceparent.encode()))
+            headers.append((b"traceparent", self._continued(event.traceparent).encode()))
             if event.tracestate:
                 headers.append((b"tracestate", event.tracestate.encode("ascii", "replace")))
         request = Request("POST", target_of(path), headers or self._base(event.pubsub), Body(event.data))
@@ -111,6 +114,9 @@ class HttpAppDelivery:
         response = await self._channel.send(request)
         body = await _read(response)
         return bulk_verdicts(response.status, body, batch)
+
+    def _continued(self, traceparent: str) -> str:
+        return traceparent if self._tracer is None else self._tracer.child(Trace(traceparent)).traceparent
 
     def _base(self, pubsub: str) -> tuple[Header, ...]:
         headers = self._headers.get(pubsub)

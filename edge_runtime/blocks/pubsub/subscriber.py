@@ -23,6 +23,7 @@ from edge_runtime.model.errors import BodyTooLarge, DriverError
 from edge_runtime.model.http import Request
 from edge_runtime.model.ports import AppChannel, Policy
 from edge_runtime.observability.metrics import Metrics
+from edge_runtime.observability.trace import Tracer
 
 logger: Final = logging.getLogger("dapr.runtime.processor.subscription")
 
@@ -61,6 +62,7 @@ class Subscriber:
         *,
         app: AppDelivery | None = None,
         discovery: bool = True,
+        tracer: Tracer | None = None,
         new_id: Callable[[], str] = random_id,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -72,7 +74,7 @@ class Subscriber:
         self._discovery = discovery
         self._declarative = tuple(declarative)
         self._programmatic: Sequence[SubscriptionSpec] = ()
-        delivery = app if app is not None or channel is None else HttpAppDelivery(channel)
+        delivery = app if app is not None or channel is None else HttpAppDelivery(channel, tracer)
         self._tools = (
             None
             if delivery is None
@@ -144,8 +146,8 @@ class Subscriber:
         return merge(self._declarative, self._programmatic, self._app_id)
 
     def active(self) -> list[dict[str, Any]]:
-        """The rows of the metadata API; of nothing while subscriptions are stopped."""
-        return [_row(running.spec) for running in self._running.values()]
+        """The rows of the metadata API: all that is subscribed to, also while the app's health holds it up."""
+        return [_row(spec) for spec in self.wanted()]
 
     # --- what runs ------------------------------------------------------------------------------------------------
 

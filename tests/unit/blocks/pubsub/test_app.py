@@ -20,6 +20,7 @@ from edge_runtime.blocks.pubsub.app import (
 )
 from edge_runtime.model.errors import BodyTooLarge, DriverError
 from edge_runtime.model.http import Body, Request, Response
+from edge_runtime.observability.trace import Tracer
 from tests.unit.blocks.pubsub.fakes import TRACE, FakeApp
 
 
@@ -43,6 +44,15 @@ async def test_the_trace_goes_on() -> None:
     assert list(plain.headers)[2:] == [(b"traceparent", TRACE.encode())]
     odd = await deliver(Event("pubsub", "t", b"{}", {}, "no trace\r\n"))
     assert len(odd.headers) == 2
+
+
+async def test_a_tracer_makes_a_span_of_each_delivery() -> None:
+    app = FakeApp()
+    delivery = HttpAppDelivery(app, Tracer(1.0))
+    await delivery.deliver(Event("p", "t", b"{}", {}, TRACE), "/x")
+    [(_, traceparent)] = list(app.requests[0].headers)[2:]
+    assert traceparent[:36] == TRACE[:36].encode()
+    assert traceparent != TRACE.encode()
 
 
 @pytest.mark.parametrize(
