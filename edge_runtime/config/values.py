@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 from typing import Final
@@ -127,6 +126,8 @@ def _decimal(value: int, unit: int) -> str:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """` (did you mean "x"?)` for the closest known word, or nothing. Made to end an error message."""
+    import difflib  # only mistakes need it
+
     names = {name.lower(): name for name in known}
     found = difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.6)
     return f' (did you mean "{names[found[0]]}"?)' if found else ""
