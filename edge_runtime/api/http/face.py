@@ -112,7 +112,7 @@ class Router:
         if count < 3:
             return None
         for row in self._exact.get((method, parts[1], parts[2], count), ()):
-            if row.matches(parts):
+            if not row.literals or row.matches(parts):
                 return row.route, tuple([decode(parts[i]) for i in row.params]), ""
         for row in self._rest.get((method, parts[1], parts[2]), ()):
             fixed = row.route.path.count("/") + 1
@@ -163,7 +163,7 @@ class Face:
             response = await self._dispatch(request, path, raw_query, trace)
         else:
             response = await self._guarded(request, path, raw_query, trace, started)
-        if trace:
+        if trace is not NO_TRACE and trace is not None:
             response = _with_trace(response, trace)
         if self._metrics is not None:
             self._metrics.record(
