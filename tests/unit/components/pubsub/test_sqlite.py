@@ -299,6 +299,7 @@ async def test_one_process_delivers_at_a_time(
             for number in range(5):
                 await two.publish("orders", b"%d" % number, {})
             await first.wait_for(5)
+            await trio.testing.wait_all_tasks_blocked()
             assert second.data == []
             inner.cancel_scope.cancel()
         await one.publish("orders", b"5", {})
@@ -362,7 +363,7 @@ async def test_handlers_that_never_wait_yield(tmp_path: Path, nursery: trio.Nurs
         while count < 2000:
             seen.add(count)
             await trio.lowlevel.checkpoint()
-        assert len(seen) > 50
+        assert len(seen) > 20
         nursery.cancel_scope.cancel()
 
 
