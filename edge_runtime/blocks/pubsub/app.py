@@ -28,8 +28,9 @@ ANSWER_BYTES_MAX: Final = 4 * 2**20
 _BULK_TYPE: Final = "com.dapr.event.sent.bulk"
 _DROPPED_HEADERS: Final = frozenset(
     (
-        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer"),
+        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "trailer"),
         *("transfer-encoding", "upgrade", "content-length", "content-type", "destination-app-id", "host"),
+        "te",  # codespell:ignore te
     )
 )
 _SINGLE: Final[tuple[Header, ...]] = ((b"content-type", CLOUD_EVENT.encode()),)

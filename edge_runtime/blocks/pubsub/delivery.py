@@ -170,8 +170,7 @@ class Delivery:
             finally:
                 gate.leave()
         if outcome is None:
-            await trio.sleep_forever()
-            raise AssertionError("unreachable: the subscription is being cancelled")
+            await trio.sleep_forever()  # the subscription is about to be cancelled
         return outcome
 
     async def _outcome(self, message: Message) -> Outcome | None:

@@ -104,7 +104,7 @@ class Publisher:
     ) -> None:
         """Publish one message; when this returns it is as safe as the broker makes it."""
         binding = self.binding(pubsub, metadata)
-        if not (metadata and self._raw(binding, topic, metadata)):
+        if not (metadata and _is_raw(binding, metadata)):
             data = self._envelope(binding, topic, data, content_type, metadata, trace)
         await self._send(binding, topic, data, metadata)
 
@@ -130,7 +130,7 @@ class Publisher:
     ) -> list[Failure]:
         """Publish every entry; those that failed. The request's metadata reach entries that have some of their own."""
         binding = self.binding(pubsub, metadata)
-        raw = bool(metadata) and self._raw(binding, topic, metadata)
+        raw = bool(metadata) and _is_raw(binding, metadata)
         _check_ids(binding, topic, entries)
         ready = []
         for entry in entries:
@@ -165,7 +165,7 @@ class Publisher:
                     expiration=expiration,
                 )
             except ValueError as error:
-                raise self._error(
+                raise pubsub_error(
                     Kind.PUBSUB_CLOUD_EVENT,
                     binding.name,
                     "cannot create cloudevent",
@@ -200,8 +200,7 @@ class Publisher:
     # --- sending ----------------------------------------------------------------------------------------------------
 
     async def _send(self, binding: PubSubBinding, topic: str, data: bytes, metadata: Mapping[str, str]) -> None:
-        if not binding.scopes.may_publish(topic):
-            raise self._forbidden(binding, topic)
+        self._check_scope(binding, topic)
         policy = self._policies.for_component(binding.name, "Pubsub", "Outbound")
         started = time.monotonic()
         success = "false"
@@ -241,24 +240,10 @@ class Publisher:
 
     # --- refusals ---------------------------------------------------------------------------------------------------
 
-    def _raw(self, binding: PubSubBinding, topic: str, metadata: Mapping[str, str]) -> bool:
-        try:
-            return is_raw(metadata)
-        except ValueError as error:
-            text = f"failed deserializing metadata. Error: {error}"
-            raise self._error(Kind.PUBSUB_METADATA, binding.name, text, dict(metadata)) from None
-
     def _check_scope(self, binding: PubSubBinding, topic: str) -> None:
         if not binding.scopes.may_publish(topic):
-            raise self._forbidden(binding, topic)
-
-    def _forbidden(self, binding: PubSubBinding, topic: str) -> EdgeError:
-        text = f"topic {topic} is not allowed for app id {self._app_id}"
-        return self._error(Kind.PUBSUB_FORBIDDEN, binding.name, text, {"topic": topic, "error": text})
-
-    @staticmethod
-    def _error(kind: Kind, pubsub: str, message: str, metadata: Mapping[str, str]) -> EdgeError:
-        return pubsub_error(kind, pubsub, message, metadata)
+            text = f"topic {topic} is not allowed for app id {self._app_id}"
+            raise pubsub_error(Kind.PUBSUB_FORBIDDEN, binding.name, text, {"topic": topic, "error": text})
 
 
 class _BulkAttempt:
@@ -309,6 +294,14 @@ class _BulkAttempt:
             for _ in range(min(BULK_PARALLEL_MAX, len(self._left))):
                 nursery.start_soon(worker)
         return errors
+
+
+def _is_raw(binding: PubSubBinding, metadata: Mapping[str, str]) -> bool:
+    try:
+        return is_raw(metadata)
+    except ValueError as error:
+        text = f"failed deserializing metadata. Error: {error}"
+        raise pubsub_error(Kind.PUBSUB_METADATA, binding.name, text, dict(metadata)) from None
 
 
 def _check_ids(binding: PubSubBinding, topic: str, entries: Sequence[Entry]) -> None:

@@ -308,6 +308,40 @@ async def test_a_cancelled_message_leaves_its_batch(autojump_clock: object) -> N
     assert setting.app.ids() == [["1"]]
 
 
+async def test_slow_batches_have_a_latency(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([1.0, 1.25])
+    setting = Setting(BulkApp())
+    async with setting.running() as nursery:
+        monkeypatch.setattr("time.monotonic", lambda: next(times))
+        for event_id in "123":
+            setting.push(nursery, event_id)
+        await wait_all_tasks_blocked()
+    assert (
+        'component_pubsub_ingress_bulk_latencies_sum{app_id="app",component="pubsub",namespace="ns",'
+        'process_status="",topic="t"} 250\n'
+    ) in render([setting.metrics])
+
+
+async def test_a_burst_is_cut_into_batches(autojump_clock: object) -> None:
+    setting = Setting(BulkApp())
+    async with setting.running() as nursery:
+        for event_id in "12345678":
+            setting.push(nursery, event_id)
+        await trio.sleep(5)
+    assert sorted(len(ids) for ids in setting.app.ids()) == [2, 3, 3]
+    assert setting.outcomes == dict.fromkeys("12345678", Outcome.ACK)
+
+
+async def test_a_message_can_be_cancelled_on_its_way(autojump_clock: object) -> None:
+    setting = Setting(BulkApp(says={"1": "RETRY"}), policies=FakePolicies(inbound=Retry(3)))
+    async with setting.running():
+        with trio.move_on_after(1.5) as scope:
+            await setting.delivery.handle(Message("t", b'{"id":"1"}'))
+        await trio.sleep(5)
+    assert scope.cancelled_caught
+    assert setting.app.ids() == [["1"]] * 3
+
+
 async def test_failures_in_a_stop_are_left_to_the_broker(autojump_clock: object) -> None:
     setting = Setting(BulkApp(says={"2": "RETRY"}), dead_letters=True)
     async with setting.running() as nursery:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import operator
+import sys
 from typing import Any
 
 import pytest
@@ -255,6 +256,12 @@ def test_logic_agrees_with_the_full_evaluator() -> None:
 )
 def test_the_rest_agrees_with_the_full_evaluator(text: str) -> None:
     assert _plain(text) == _full(text)
+
+
+def test_without_re2_matches_is_not_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "re2", None)
+    with pytest.raises(NotPlain):
+        compile_plain("event.type.matches('x')")
 
 
 def test_comparison_is_by_value_not_by_type() -> None:

@@ -195,6 +195,18 @@ async def test_a_publish_is_counted() -> None:
     assert f"dapr_component_pubsub_egress_bulk_count{labels}" in page
 
 
+async def test_slow_publishes_have_a_latency(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([1.0, 1.25, 2.0, 2.5])
+    monkeypatch.setattr("time.monotonic", lambda: next(times))
+    metrics = Metrics("app")
+    publisher = publisher_of(binding_of(FakeBroker("BULK_PUBSUB")), metrics=metrics)
+    await publisher.publish("pubsub", "t", b"")
+    await publisher.bulk_publish("pubsub", "t", [Entry("1", b"", "text/plain")])
+    labels = '{app_id="app",component="pubsub",namespace="ns",success="true",topic="t"}'
+    assert f"component_pubsub_egress_latencies_sum{labels} 250\n" in render([metrics])
+    assert f"component_pubsub_egress_bulk_latencies_sum{labels} 500\n" in render([metrics])
+
+
 async def test_raw_bytes_can_be_sent_on() -> None:
     broker = FakeBroker()
     await publisher_of(binding_of(broker)).publish_raw("pubsub", "dead", b"{}", {"k": "v"})
