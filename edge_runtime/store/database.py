@@ -18,6 +18,7 @@ import sqlite3
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 import trio
@@ -57,6 +58,7 @@ class Database:
         self._limits = limits
         self._writer = Writer(where, opened.writer, limits.retry, self._alarm)
         self._reader = opened.reader
+        self._reading = opened.reading
         self._thread_reader: sqlite3.Connection | None = None
         self._functions: dict[str, tuple[int, Callable[..., Any]]] = {}
         self._thread_limiter = trio.CapacityLimiter(1)
@@ -71,8 +73,10 @@ class Database:
         self._written = trio.Event()
         self._failed = trio.Event()
         self._refusing = where.read_only  # also once closing
+        self._opened_to_read = False
         if opened.failure is not None:
-            self._writer.remember(*opened.failure)
+            self._opened_to_read = True
+            self._writer.lock_out(*opened.failure)
 
     # --- health -------------------------------------------------------------------------------------------------------
 
@@ -115,7 +119,7 @@ class Database:
     def _read_in_thread(self, sql: str, args: Arguments) -> list[Row]:
         try:
             if self._thread_reader is None:
-                reader = open_reader(self._where, busy_ms=round(self._where.busy_timeout_s * 1000))
+                reader = open_reader(self._reading, busy_ms=round(self._where.busy_timeout_s * 1000))
                 reader.set_progress_handler(_stop_when_cancelled, 20_000)
                 for name, (arguments, function) in self._functions.items():
                     reader.create_function(name, arguments, function, deterministic=True)
@@ -268,8 +272,30 @@ class Database:
             await self._failed.wait()
             while not self.healthy:
                 await trio.sleep(self._limits.retry.most_s)
-                self._writer.jobs.put(self._writer.try_again)
+                if self._opened_to_read:
+                    await self._open_again()
+                else:
+                    self._writer.jobs.put(self._writer.try_again)
             self._failed = trio.Event()
+
+    async def _open_again(self) -> None:
+        """After an opening that could only read: once writing works, both connections are new ones."""
+        try:
+            opened = await trio.to_thread.run_sync(_open_connections, self._where)
+        except StoreUnavailable:
+            return
+        if opened.failure is not None:
+            opened.reader.close()
+            return
+        self._reader.close()
+        self._reader, self._reading = opened.reader, opened.reading
+        async with self._thread_limiter:
+            if self._thread_reader is not None:
+                self._thread_reader.close()
+                self._thread_reader = None
+        self._opened_to_read = False
+        assert opened.writer is not None
+        self._writer.jobs.put(partial(self._writer.let_in, opened.writer))
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """The tasks and the thread of this file, until `close`. Closing is the only way to end them: a write that is
@@ -317,10 +343,11 @@ def _stop_when_cancelled() -> int:
 
 
 class Opened(NamedTuple):
-    """The connections of a file. `failure` is set when it can be read but, for the time being, not written."""
+    """The connections of a file, and how to open one more to read; `failure` is why it cannot be written for now."""
 
     writer: sqlite3.Connection | None
     reader: sqlite3.Connection
+    reading: Location
     failure: tuple[Fault, sqlite3.Error, str] | None = None
 
 
@@ -345,14 +372,15 @@ async def open_database(where: Location, limits: StoreLimits = StoreLimits()) ->
 
 def _open_connections(where: Location) -> Opened:
     if where.read_only:
-        return Opened(None, _open_to_read(where))
+        return Opened(None, _open_to_read(where), where)
     try:
         writer = open_writer(where)
     except sqlite3.Error as error:
         return _opened_after(error, where)
     try:
         verify(writer, whole=False)
-        return Opened(writer, writer if where.memory else open_reader(where, busy_ms=INLINE_BUSY_MS))
+        reader = writer if where.memory else open_reader(where, busy_ms=INLINE_BUSY_MS)
+        return Opened(writer, reader, where)
     except sqlite3.Error as error:
         writer.close()
         return _opened_after(error, where)
@@ -373,10 +401,10 @@ def _opened_after(error: sqlite3.Error, where: Location) -> Opened:
     if fault is None or fault.damaged or where.memory or not os.path.exists(where.path):
         raise _unusable(where, error) from error
     parameters = {**dict(where.parameters), "mode": "ro"}
-    if not _has_content(where.path + "-wal"):
-        parameters["immutable"] = "1"  # with nothing in a -wal file the main file is all there is
-    reader = _open_to_read(where._replace(read_only=True, parameters=tuple(parameters.items())))
-    return Opened(None, reader, (fault, error, str(unavailable(where.path, fault, error))))
+    if _is_read_only(os.path.dirname(where.path)) and not _has_content(where.path + "-wal"):
+        parameters["immutable"] = "1"  # nobody can change it, and with no -wal file the main file is all there is
+    reading = where._replace(read_only=True, parameters=tuple(parameters.items()))
+    return Opened(None, _open_to_read(reading), reading, (fault, error, str(unavailable(where.path, fault, error))))
 
 
 def _unusable(where: Location, error: sqlite3.Error) -> DriverError:
@@ -384,6 +412,10 @@ def _unusable(where: Location, error: sqlite3.Error) -> DriverError:
     if fault is None:
         return driver_error(where.path, error)
     return unavailable(where.path, fault, error, what="it cannot be used")
+
+
+def _is_read_only(folder: str) -> bool:
+    return bool(os.statvfs(folder).f_flag & os.ST_RDONLY) or not os.access(folder, os.W_OK)
 
 
 def _has_content(path: str) -> bool:

@@ -87,6 +87,7 @@ class Writer:
         self._retry_at = 0.0
         self._fault: Fault | None = None
         self._last_error: BaseException | None = None
+        self._locked_out = False
         self._pages_guess = 0.0  # pages in the -wal file since the last checkpoint, as guessed from what was written
         self._guess_factor = 1.0  # what the last checkpoint found against the guess
         self.reason = ""  # why writes are refused; empty when they are taken. Read by the trio thread.
@@ -234,6 +235,8 @@ class Writer:
     def _recover(self) -> None:
         """Before the next batch after a failure: open and verify again, or refuse at once until the pause is over."""
         fault = self._fault
+        if fault is not None and self._locked_out:
+            raise unavailable(self._path, fault, self._last_error)
         if fault is None or (not fault.reopen and self._connection is not None):
             return
         if time.monotonic() < self._retry_at:
@@ -256,6 +259,17 @@ class Writer:
         connection.execute("COMMIT")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
+    def lock_out(self, fault: Fault, error: BaseException, reason: str) -> None:
+        """Refuse every write until `let_in`: the file could only be opened to read."""
+        self._locked_out = True
+        self.remember(fault, error, reason)
+
+    def let_in(self, connection: sqlite3.Connection) -> None:
+        """Take writes from now on, through this connection."""
+        self._locked_out = False
+        self._connection = connection
+        self._mend()
+
     def _mend(self) -> None:
         logger.warning("store file %s takes writes again", self._path)
         self._fault = self._last_error = None
@@ -264,7 +278,7 @@ class Writer:
 
     def try_again(self) -> None:
         """Look whether a store that failed is usable by now. For a node where nobody writes meanwhile."""
-        if self._fault is None or time.monotonic() < self._retry_at:
+        if self._fault is None or self._locked_out or time.monotonic() < self._retry_at:
             return
         try:
             self._recover()
