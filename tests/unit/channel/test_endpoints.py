@@ -187,6 +187,7 @@ async def test_https_app_needs_no_authority(pair: Pair, tmp_path: object) -> Non
             for size in (1, 1_000_000, 2):
                 response = await channel.send(Request("POST", b"/", [], Body(b"x" * size)))
                 assert len(await response.body.read()) == size
+            assert app.connections == 1
         async with open_outside(settings) as outside:
             assert (await outside.send_to(app.origin, Request("GET", b"/", []))).status == 200
 
