@@ -38,6 +38,7 @@ class ComponentContext(NamedTuple):
     databases: Databases
     state_dir: str
     directory: str = "."  # relative paths in the metadata count from here
+    environment: Mapping[str, str] | None = None  # the app's; None is the process's own
 
 
 Opener = Callable[[ComponentContext], AbstractAsyncContextManager[Any]]

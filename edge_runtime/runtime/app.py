@@ -74,7 +74,7 @@ class App:
             self.generation.blocks.metadata.put(key, value)
 
     def shut_down(self, *, blocking: bool = False) -> None:
-        """Begin a graceful stop of this app's sidecar; `blocking` first waits as --dapr-block-shutdown-duration says."""
+        """Begin a graceful stop of this sidecar; `blocking` first waits as --dapr-block-shutdown-duration says."""
         self._stop.set()
         if not blocking:
             self._stop_now.set()

@@ -259,9 +259,7 @@ async def _endpoint_settings(declared: HttpEndpoint, around: Surroundings) -> En
     )
 
 
-async def _resolved(
-    declared: HttpEndpoint, items: Sequence[MetadataItem], around: Surroundings
-) -> Mapping[str, str]:
+async def _resolved(declared: HttpEndpoint, items: Sequence[MetadataItem], around: Surroundings) -> Mapping[str, str]:
     found = await resolve_items(items, declared.secret_store, around)
     if found.waits_for:
         raise ConfigError(f"the secret store {found.waits_for!r} of HTTPEndpoint {declared.name!r} is not loaded")
@@ -274,7 +272,12 @@ class _Built:
     """The blocks of one generation that its background needs."""
 
     def __init__(
-        self, generation: Generation, channel: HttpChannel | None, subscriber: Subscriber, outbox: Outbox | None, peer: Peer
+        self,
+        generation: Generation,
+        channel: HttpChannel | None,
+        subscriber: Subscriber,
+        outbox: Outbox | None,
+        peer: Peer,
     ) -> None:
         self.generation = generation
         self.channel = channel
@@ -376,8 +379,9 @@ class _OutboxPort:
         await self._publisher.publish_raw(pubsub, topic, data, metadata)
 
     async def subscribe_internal(self, pubsub: str, topic: str, handler: Handler, *, task_status: Any) -> None:
-        driver = self._publisher.binding(pubsub).driver
-        await driver.subscribe(topic, self._app_id, {}, handler, task_status=task_status)
+        binding = self._publisher.binding(pubsub)
+        topic = binding.topic_prefix + topic  # as publishing puts it before every topic
+        await binding.driver.subscribe(topic, self._app_id, {}, handler, task_status=task_status)
 
 
 def _outbox(stores: Mapping[str, BoundStore], app_id: str, namespace: str, publisher: Publisher) -> Outbox | None:

@@ -1,7 +1,7 @@
-"""Opens an app's components: secret stores first, then the rest in the order of the files, each in a task of its own.
+"""Opens an app's components: secret stores first, then the rest in the order of the files, each in its own task.
 
-A component that refers to a secret store which is not open is parked, and opened when that store is. One that fails ends
-the start, unless it says `ignoreErrors`. What is open is closed by setting one event, all at once.
+A component that refers to a secret store which is not open is parked, and opened when that store is. One that fails
+ends the start, unless it says `ignoreErrors`. What is open is closed by setting one event, all at once.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import trio
 
+from edge_runtime.blocks.state import driver_metadata
 from edge_runtime.components.registry import ComponentContext, Opener, resolve
 from edge_runtime.config.kinds import Component
 from edge_runtime.config.references import Surroundings, names_namespace, resolve_component
@@ -106,12 +107,13 @@ class Components:
             component.name,
             component.type,
             component.version,
-            found.values,
+            driver_metadata(found.values) if component.category == "state" else found.values,
             self._place.app_id,
             self._place.namespace,
             self._place.databases,
             self._place.state_dir,
             self._place.directory,
+            self._surroundings.variables,
         )
         driver = await self._within_time(component, opener, context)
         self.opened[component.name] = Opened(component, found.values, driver, names_namespace(component))

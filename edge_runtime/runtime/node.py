@@ -1,8 +1,8 @@
 """The node: what all its apps share, who may join it, and how it ends.
 
-A node ends in one of three ways. A signal or the shutdown API begins a graceful stop: apps stop taking work, finish what
-is open, close their components; code 0. A stop that is overdue, or forced, ends the process with code 1. A resource
-that an app cannot start without ends a node that was started for that app with code 1 as well.
+A node ends in one of three ways. A signal or the shutdown API begins a graceful stop: apps stop taking work, finish
+what is open, close their components; code 0. A stop that is overdue, or forced, ends the process with code 1. A
+resource that an app cannot start without ends a node that was started for that app with code 1 as well.
 """
 
 from __future__ import annotations

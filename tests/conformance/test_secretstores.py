@@ -48,7 +48,7 @@ def file_store(multi_valued: str) -> Callable[[Path], AbstractAsyncContextManage
 def env_store(prefix: str) -> Callable[[Path], AbstractAsyncContextManager[SecretStore]]:
     def opened(directory: Path) -> AbstractAsyncContextManager[SecretStore]:
         variables = {f"{prefix}{name}": value for name, value in SECRETS.items()}
-        return open_local_env(context("local.env", directory, {"prefix": prefix}), variables)
+        return open_local_env(context("local.env", directory, {"prefix": prefix})._replace(environment=variables))
 
     return opened
 

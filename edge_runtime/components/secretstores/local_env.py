@@ -19,14 +19,13 @@ _KNOWN: Final = ("prefix",)
 
 
 @asynccontextmanager
-async def open_local_env(
-    context: ComponentContext, variables: Mapping[str, str] | None = None
-) -> AsyncIterator[LocalEnv]:
-    """The store; `variables` are the process's own unless given. They are read at each call, not copied."""
+async def open_local_env(context: ComponentContext) -> AsyncIterator[LocalEnv]:
+    """The store over the app's environment, which is read at each call, not copied."""
     fields = Fields(context.metadata, _KNOWN, context.name)
     for warning in fields.warnings():
         log.warning("%s", warning)
-    yield LocalEnv(fields.text("prefix", default=""), os.environ if variables is None else variables)
+    variables = os.environ if context.environment is None else context.environment
+    yield LocalEnv(fields.text("prefix", default=""), variables)
 
 
 class LocalEnv:
