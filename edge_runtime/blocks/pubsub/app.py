@@ -215,12 +215,12 @@ def single_verdict(status: int, body: bytes, topic: str) -> Verdict:
         if said == "DROP":
             logger.warning("the app answered DROP for an event of topic %s", topic)
             return Verdict.DROP
-        raise DeliveryFailed(f"the app answered the status {said!r} for an event of topic {topic}")
+        raise DeliveryFailed(f"the app answered the status {said!r}")
     if status == 404:
         logger.warning("the app answered 404 for an event of topic %s, which is dropped: is its route missing?", topic)
         return Verdict.MISSING
-    text = body[:512].decode("utf-8", "replace")
-    raise DeliveryFailed(f"the app answered {status} for an event of topic {topic}: {text}", code=status)
+    text = ": " + body[:512].decode("utf-8", "replace") if body else ""
+    raise DeliveryFailed(f"the app answered {status}{text}", code=status)
 
 
 def _status_text(body: bytes) -> str:
