@@ -387,7 +387,7 @@ def later_flags(flags: DaprdFlags, table: Iterable[Flag] = FLAGS) -> list[str]:
         if flag.later and flag.name in flags.given and _asks_for_something(flags, flag)
     ]
     if flags.protocol in ("h2c", "grpc", "grpcs"):
-        lines.append(f"--app-protocol {flags.protocol} is not served yet: apps are called over HTTP/1.1")
+        lines.append(f"--app-protocol {flags.protocol} is accepted; calls to such an app come with a later part")
     return lines
 
 

@@ -203,7 +203,8 @@ def _surroundings(files: Files, secret_stores: Mapping[str, SecretStore]) -> Sur
 
 
 async def _open_channel(app: App, files: Files, stack: AsyncExitStack) -> HttpChannel | None:
-    if not files.flags.app_port:
+    # An app that speaks another protocol can use the API, but is not called; `later_flags` has said so.
+    if not files.flags.app_port or files.flags.protocol not in ("http", "https"):
         return None
     return await stack.enter_async_context(open_http_channel(_channel_settings(files), _client_metrics(app)))
 
@@ -296,6 +297,7 @@ def _build(
     policies = Policies(resiliencies, app.metrics, app.app_id, namespace)
     pubsubs = {name: _bind_pubsub(item, app, files) for name, item in opened.items() if _is(item, "pubsub")}
     publisher = Publisher(pubsubs, app.app_id, namespace, policies, app.metrics)
+    tracer = _tracer(with_otel_variables(files.configuration.tracing, files.environment.otel))
     subscriber = Subscriber(
         pubsubs,
         app.app_id,
@@ -306,6 +308,7 @@ def _build(
         app.metrics,
         [from_declared(item) for item in files.resources.subscriptions],
         discovery=not files.flags.skips_subscribe_endpoint,
+        tracer=tracer,
     )
     stores = {name: _bind_store(item, opened) for name, item in opened.items() if _is(item, "state")}
     outbox = _outbox(stores, app.app_id, namespace, publisher)
@@ -322,7 +325,7 @@ def _build(
     )
     checks = _health_settings(files.flags)
     app_health = AppHealth(channel, checks, app.metrics) if channel is not None and checks is not None else None
-    generation = Generation(blocks, _face(app, files, blocks), _public_face(blocks), app_health)
+    generation = Generation(blocks, _face(app, files, blocks, tracer), _public_face(blocks), app_health)
     return _Built(generation, channel, subscriber, outbox, peer)
 
 
@@ -371,9 +374,8 @@ def _bind_store(item: Opened, opened: Mapping[str, Opened]) -> BoundStore:
 class _OutboxPort:
     """Publish and subscribe as the outbox wants them: bytes as they are, the internal topic unseen by the app."""
 
-    def __init__(self, publisher: Publisher, app_id: str) -> None:
+    def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
-        self._app_id = app_id
 
     async def publish_raw(self, pubsub: str, topic: str, data: bytes, metadata: Mapping[str, str]) -> None:
         await self._publisher.publish_raw(pubsub, topic, data, metadata)
@@ -381,13 +383,13 @@ class _OutboxPort:
     async def subscribe_internal(self, pubsub: str, topic: str, handler: Handler, *, task_status: Any) -> None:
         binding = self._publisher.binding(pubsub)
         topic = binding.topic_prefix + topic  # as publishing puts it before every topic
-        await binding.driver.subscribe(topic, self._app_id, {}, handler, task_status=task_status)
+        await binding.driver.subscribe(topic, binding.consumer_group, {}, handler, task_status=task_status)
 
 
 def _outbox(stores: Mapping[str, BoundStore], app_id: str, namespace: str, publisher: Publisher) -> Outbox | None:
     if not any(bound.outbox for bound in stores.values()):
         return None
-    return Outbox(stores, app_id, namespace, _OutboxPort(publisher, app_id))
+    return Outbox(stores, app_id, namespace, _OutboxPort(publisher))
 
 
 def _secrets(files: Files, opened: Mapping[str, Opened], policies: Policies, app: App) -> Secrets:
@@ -439,7 +441,7 @@ def _health_settings(flags: DaprdFlags) -> HealthSettings | None:
     )
 
 
-def _face(app: App, files: Files, blocks: Blocks) -> Face:
+def _face(app: App, files: Files, blocks: Blocks, tracer: Tracer) -> Face:
     configuration = files.configuration
     lists = ApiLists(configuration.api_allowed, configuration.api_denied)
     routes: Collection[Route] = ROUTES
@@ -450,7 +452,7 @@ def _face(app: App, files: Files, blocks: Blocks) -> Face:
         blocks,
         routes,
         _face_settings(files),
-        _tracer(with_otel_variables(configuration.tracing, files.environment.otel)),
+        tracer,
         _http_metrics(app, configuration),
         None if invoke_denied else invoke.fallback,
     )

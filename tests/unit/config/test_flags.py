@@ -209,7 +209,7 @@ def test_later_flags_are_named_when_used() -> None:
     (line,) = later_flags(parse_flags(["--enable-mtls"]))
     assert line.startswith("--enable-mtls is accepted and has no effect yet")
     (line,) = later_flags(parse_flags(["--app-protocol=grpc"]))
-    assert line.startswith("--app-protocol grpc is not served yet")
+    assert line.startswith("--app-protocol grpc is accepted; calls to such an app come")
 
 
 def test_parsing_needs_no_argparse() -> None:
