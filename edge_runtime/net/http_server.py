@@ -247,7 +247,7 @@ class HttpServer:
     async def _look_for_slow_handlers(self) -> None:
         """Watch the client of each request that two looks in a row find unanswered. Sleeps while there is none."""
         while True:
-            if all(connection.watched for connection in self.handling):
+            if not any(connection.is_to_be_looked_at for connection in self.handling):
                 self._requests_begun = trio.Event()
                 self.looking = False
                 await self._requests_begun.wait()
@@ -271,6 +271,7 @@ class _Connection:
     """One connection: reads requests, has them handled one after the other, writes the responses."""
 
     __slots__ = (
+        "_aborted",
         "_expects_continue",
         "_fd",
         "_local",
@@ -299,6 +300,7 @@ class _Connection:
         self._read_deadline = trio.current_time() + server.limits.header_read_timeout_s
         self._write_deadline = _NEVER
         self._expects_continue = False
+        self._aborted = False
         self._responding = False  # something of the response is on its way
         self._watching: trio.CancelScope | None = None
         self.scope = trio.CancelScope()
@@ -309,20 +311,27 @@ class _Connection:
 
     async def run(self) -> None:
         """Serve until either side closes; whatever goes wrong stays here."""
-        with self.scope:
-            try:
-                await self._serve()
-            except Http2Preface as preface:
-                await self._hand_over(preface)
-            except ProtocolError as error:
-                await self._refuse(error)
-            except OSError:
-                pass  # the client is gone
-            except Exception:
-                _logger.exception("a connection from %s ended by an error of the server", self._peer or "a unix socket")
-        self._server.forget(self)
-        trio.lowlevel.notify_closing(self._sock)
-        self._sock.close()
+        try:
+            with self.scope:
+                await self._run()
+        finally:
+            self._server.forget(self)
+            self._stop_watching()
+            if self._sock.fileno() >= 0:
+                trio.lowlevel.notify_closing(self._sock)
+                self._sock.close()
+
+    async def _run(self) -> None:
+        try:
+            await self._serve()
+        except Http2Preface as preface:
+            await self._hand_over(preface)
+        except ProtocolError as error:
+            await self._refuse(error)
+        except OSError:
+            pass  # the client is gone
+        except Exception:
+            _logger.exception("a connection from %s ended by an error of the server", self._peer or "a unix socket")
 
     def next_deadline(self) -> float:
         """When this connection has waited long enough."""
@@ -378,7 +387,7 @@ class _Connection:
     async def _answer(self, head: RequestHead) -> bool:
         """Have one request handled and write the response. False: the connection is of no more use."""
         server = self._server
-        self.idle = self._responding = False
+        self.idle = False
         self._read_deadline = _NEVER
         self.served += 1
         body = self._open_body(head)
@@ -409,6 +418,7 @@ class _Connection:
                 await self._send_rest(data, sent)
         else:
             keep_alive = await self._send_stream(head, response, keep_alive)
+        self._responding = False
         server.handling.discard(self)
         if self.watched:
             self._stop_watching()
@@ -430,8 +440,11 @@ class _Connection:
         if self._responding:
             self._abort()
             return
-        await self._send(self._server.refusal(error.status, error.text))
-        await self._finish()
+        try:
+            await self._send(self._server.refusal(error.status, error.text))
+            await self._finish()
+        except OSError:
+            pass  # it did not wait to be told
 
     # --- the request's body -----------------------------------------------------------------------------------------
 
@@ -453,7 +466,7 @@ class _Connection:
             else:
                 data = self._receive_now() if may_read else None
                 if not data:
-                    return _RequestBody(self, head.body_length, pieces)
+                    return _RequestBody(self, head.body_length, pieces, self._server.limits.body_read_stall_s)
                 reader.feed(data)
                 may_read = False
 
@@ -464,7 +477,7 @@ class _Connection:
         except BlockingIOError:
             return None
 
-    async def read_body(self) -> bytes:
+    async def read_body(self, stall_s: float) -> bytes:
         """The next piece of the request's body, b"" at its end. A client that leaves meanwhile ends the connection."""
         turns = self._server.limits.pipelined_max
         while True:
@@ -472,12 +485,14 @@ class _Connection:
             if isinstance(event, bytes):
                 return event
             if event is END:
+                if not self._server.looking:
+                    self._server.look()
                 return b""
             if self._expects_continue:
                 await self._say_continue()
             data = self._receive_now()
             if data is None:
-                self._read_deadline = trio.current_time() + self._server.limits.body_read_stall_s
+                self._read_deadline = trio.current_time() + stall_s
                 await trio.lowlevel.wait_readable(self._fd)
                 self._read_deadline = _NEVER
                 continue
@@ -502,14 +517,13 @@ class _Connection:
 
     async def _end_body(self, body: Body) -> bool:
         """Read what is left of the request. False when it is too much."""
+        limits = self._server.limits
+        left = limits.drain_bytes_max
         if isinstance(body, _RequestBody):
-            body.detach()
-        left = self._server.limits.drain_bytes_max
-        while self._reader.in_body:
-            left -= len(await self.read_body())
-            if left < 0:
-                return False
-        return True
+            left -= body.detach()
+        while self._reader.in_body and left >= 0:
+            left -= len(await self.read_body(limits.header_read_timeout_s))
+        return left >= 0
 
     # --- the response -----------------------------------------------------------------------------------------------
 
@@ -595,9 +609,12 @@ class _Connection:
     def _abort(self) -> None:
         """Make the coming close a reset, so that the client cannot take what it has for the whole."""
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._aborted = True
 
     async def _finish(self) -> None:
         """Close our side first, and see off what the client still sends: else the kernel resets what we said last."""
+        if self._aborted:
+            return
         self._read_deadline = _NEVER
         self._sock.shutdown(socket.SHUT_WR)
         left = self._server.limits.drain_bytes_max
@@ -613,6 +630,11 @@ class _Connection:
                 data = self._receive_now()
 
     # --- a client that may leave ------------------------------------------------------------------------------------
+
+    @property
+    def is_to_be_looked_at(self) -> bool:
+        """Its request is new, or watching it can begin. The end of its body makes another look."""
+        return not self.watched and (self.seen != self.served or self._reader.idle)
 
     @property
     def can_be_watched(self) -> bool:
@@ -651,11 +673,12 @@ class _Connection:
 class _RequestBody(StreamBody):
     """A request's body that was not all there with the head. Of no use after the response."""
 
-    __slots__ = ("_connection", "_pieces")
+    __slots__ = ("_connection", "_pieces", "_stall_s")
 
-    def __init__(self, connection: _Connection, length: int | None, pieces: list[bytes]) -> None:
+    def __init__(self, connection: _Connection, length: int | None, pieces: list[bytes], stall_s: float) -> None:
         super().__init__(length)
         self._connection: _Connection | None = connection
+        self._stall_s = stall_s
         self._pieces = pieces
         pieces.reverse()
 
@@ -664,12 +687,14 @@ class _RequestBody(StreamBody):
             return self._pieces.pop()
         if self._connection is None:
             raise RuntimeError("the request has been answered: its body cannot be read any more")
-        return await self._connection.read_body()
+        return await self._connection.read_body(self._stall_s)
 
-    def detach(self) -> None:
-        """The request is answered."""
+    def detach(self) -> int:
+        """The request is answered. How many bytes are thrown away by that."""
         self._connection = None
+        unread = sum(map(len, self._pieces))
         self._pieces.clear()
+        return unread
 
 
 async def serve_http(

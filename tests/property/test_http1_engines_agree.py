@@ -35,10 +35,14 @@ REQUESTS = (
     b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
     b"GET /v1.0/state/s/k%2F1?metadata.ttl=1#x HTTP/1.1\r\nHost: a:3500\r\nConnection: keep-alive\r\nA: */*\r\n\r\n",
     b"POST /v1.0/publish/p/t HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Type: text/plain\r\n\r\nhello",
-    b"PUT /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
-    b'5\r\nhello\r\nb;a=b;c="d e"\r\n world12345\r\n0\r\n\r\n',
-    b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\nTrailer: x\r\n\r\n"
-    b"1\r\n!\r\n0\r\nX-Sum: 1\r\nY: 2\r\n\r\n",
+    (
+        b"PUT /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b'5\r\nhello\r\nb;a=b;c="d e"\r\n world12345\r\n0\r\n\r\n'
+    ),
+    (
+        b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\nTrailer: x\r\n\r\n"
+        b"1\r\n!\r\n0\r\nX-Sum: 1\r\nY: 2\r\n\r\n"
+    ),
     b"GET /old HTTP/1.0\r\n\r\n",
     b"POST /old HTTP/1.0\r\nConnection: Keep-Alive\r\nContent-Length: 2\r\n\r\nok",
     b"HEAD /v1.0/healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
@@ -55,8 +59,10 @@ RESPONSES = (
     b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
     b"HTTP/1.1 204 No Content\r\n\r\n",
     b"HTTP/1.1 304 Not Modified\r\nContent-Length: 10\r\n\r\n",
-    b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
-    b"HTTP/1.1 201\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+    (
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
+        b"HTTP/1.1 201\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    ),
     b"HTTP/1.0 200 OK\r\nServer: x\r\n\r\nuntil the end",
     b"HTTP/1.1 500 Internal Server Error\r\nConnection: close\r\nContent-Type: a/b\r\n\r\nuntil the end too",
     b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\nx",
@@ -65,8 +71,8 @@ RESPONSES = (
 )
 PIECES = (
     b"\r", b"\n", b"\r\n", b"\r\n\r\n", b"\n\n", b" ", b"\t", b"\0", b"\x0b", b"\x7f", b"\xff", b":", b";", b",", b'"',
-    b"=", b"0", b"-1", b"+5", b"0x5", b"5_0", b"99999999999999999999", b"00000000000000000005", b"\r\n ", b"\r\n\t", b" :",
-    b"Content-Length: 5\r\n", b"Content-Length: 6\r\n", b"content-length:5, 5\r\n", b"Content-Length: \r\n",
+    b"=", b"0", b"-1", b"+5", b"0x5", b"5_0", b"99999999999999999999", b"00000000000000000005", b"\r\n ", b"\r\n\t",
+    b" :", b"Content-Length: 5\r\n", b"Content-Length: 6\r\n", b"content-length:5, 5\r\n", b"Content-Length: \r\n",
     b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding: gzip, chunked\r\n", b"Transfer-Encoding: identity\r\n",
     b"Transfer-Encoding : chunked\r\n", b"transfer-encoding: \x0bchunked\r\n", b"Host: b\r\n", b"Connection: close\r\n",
     b"Connection: upgrade, close\r\n", b"Expect: 100-continue\r\n", b"Upgrade: h2c\r\n", b"X: " + b"y" * 300 + b"\r\n",
