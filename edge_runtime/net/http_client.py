@@ -166,6 +166,8 @@ class HttpClient:
         line.idle_at = now = trio.current_time()
         lines = self._idle.get(line.origin)
         if lines is None:
+            if len(self._idle) > self._limits.idle_max:
+                self._idle = {origin: idle for origin, idle in self._idle.items() if idle}
             lines = self._idle[line.origin] = deque()
         elif lines and now - lines[0].idle_at > self._limits.idle_s:
             lines.popleft().drop()
@@ -176,13 +178,9 @@ class HttpClient:
             self._drop_oldest()
 
     def _drop_oldest(self) -> None:
-        origin, lines = min(
-            ((origin, lines) for origin, lines in self._idle.items() if lines), key=lambda entry: entry[1][0].idle_at
-        )
+        lines = min((lines for lines in self._idle.values() if lines), key=lambda lines: lines[0].idle_at)
         lines.popleft().drop()
         self._idle_count -= 1
-        if not lines:
-            del self._idle[origin]
 
     # --- one exchange ---
 
@@ -311,7 +309,7 @@ async def _send(connection: Connection, data: bytes | memoryview) -> None:
 class ResponseStream(Body):
     """An answer's body as it comes. `length` is unknown on purpose: what an app declares is not relied upon."""
 
-    __slots__ = ("_client", "_declared", "_first", "_keep_alive", "_line", "on_close")
+    __slots__ = ("_client", "_declared", "_first", "_keep_alive", "_line")
 
     def __init__(self, client: HttpClient, line: _Line, first: bytes, keep_alive: bool, declared: bool) -> None:
         super().__init__()
@@ -320,7 +318,6 @@ class ResponseStream(Body):
         self._first = first
         self._keep_alive = keep_alive
         self._declared = declared
-        self.on_close: Callable[[], None] | None = None
 
     @property
     def length(self) -> int | None:
@@ -383,8 +380,6 @@ class ResponseStream(Body):
         line, self._line = self._line, None
         if line is not None:
             self._client._finish(line, keep_alive)
-            if self.on_close is not None:
-                self.on_close()
 
 
 async def read_all(body: Body, limit_bytes: int | None) -> bytes:

@@ -344,6 +344,26 @@ async def test_idle_connections_are_limited() -> None:
         assert client.idle_connections <= 3
 
 
+async def test_old_idle_connections_go(autojump_clock: trio.testing.MockClock) -> None:
+    async with loopback_app() as app, open_http_client(ClientLimits(idle_s=30)) as client:
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(client.send, app.origin, GET)
+        kept = client.idle_connections
+        await trio.sleep(31)
+        await client.send(app.origin, GET)
+        assert client.idle_connections == kept - 1
+
+
+async def test_pools_of_gone_origins_are_forgotten() -> None:
+    async with open_http_client(ClientLimits(idle_max=2)) as client:
+        for _ in range(6):
+            async with loopback_app() as app:
+                await client.send(app.origin, GET)
+        assert client.idle_connections == 2
+        assert len(client._idle) <= 4
+
+
 async def test_closing_ends_everything() -> None:
     async with loopback_app(always(b"y" * 3_000_000)) as app:
         async with open_http_client() as client:

@@ -172,8 +172,9 @@ async def test_other_apps_are_called_directly(target: str) -> None:
 )
 async def test_urls_are_called(target: str, origin: Origin, path: bytes) -> None:
     node = Node()
-    await node.call(target, query=b"?q", headers=[(b"a", b"1")])
-    assert node.outside.origins == [origin]
+    for _ in range(2):
+        await node.call(target, query=b"?q", headers=[(b"a", b"1")])
+    assert node.outside.origins == [origin] * 2
     assert node.outside.last.target == path
     assert node.outside.last.headers == [(b"a", b"1")]
 
@@ -283,6 +284,9 @@ async def test_trace_replaces_callers() -> None:
     assert node.other.values(b"traceparent") == [b"00-new"]
     assert node.other.values(b"tracestate") == [b"state"]
     assert node.other.values(b"baggage") == [b"a=1"]
+    await node.call("other", headers=sent, trace=Trace("00-newer"))
+    assert node.other.values(b"traceparent") == [b"00-newer"]
+    assert node.other.values(b"tracestate") == []
     await node.call("other", headers=sent)
     assert node.other.values(b"traceparent") == [b"old"]
 
@@ -412,6 +416,38 @@ async def test_policy_repeats_bad_answers(autojump_clock: trio.testing.MockClock
     assert (response.status, response.body.data) == (500, b"2")
     assert closed == [b"0", b"1"]
     assert [sent.body.data for sent in node.other.sent] == [b"data"] * 3
+
+
+async def test_left_call_closes_last_answer(autojump_clock: trio.testing.MockClock) -> None:
+    closed: list[bytes] = []
+
+    class Watched(Body):
+        async def aclose(self) -> None:
+            closed.append(self.data)
+
+    node = Node(App(Response(500, (), Watched(b"x"))), resources=resiliency(other={"retry": "few"}))
+    with trio.move_on_after(0.5):
+        await node.call("other")
+    assert closed == [b"x"]
+
+
+async def test_large_body_is_not_kept(autojump_clock: trio.testing.MockClock) -> None:
+    class Large(Declared):
+        @property
+        def length(self) -> int | None:
+            return 2**30
+
+    node = Node(App(Response(500)), resources=resiliency(other={"retry": "few"}))
+    assert (await node.call("other", body=Large())).status == 500
+    assert len(node.other.sent) == 1
+
+
+async def test_tables_stay_bounded() -> None:
+    node = Node()
+    for number in range(1100):
+        await node.call(f"http://host{number}")
+    assert len(node.invoker._urls) == 256
+    assert len(node.invoker._unguarded) == 1024
 
 
 async def test_policy_ends_with_good_answer(autojump_clock: trio.testing.MockClock) -> None:
