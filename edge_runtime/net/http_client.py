@@ -408,10 +408,16 @@ async def open_http_client(
     limits: ClientLimits = _DEFAULT_LIMITS, tls: Callable[[], ssl.SSLContext] = checking_tls
 ) -> AsyncIterator[HttpClient]:
     """A client for as long as the block lasts. `tls` makes the settings for https, when the first such call comes."""
+    failure: Exception | None = None
     async with trio.open_nursery() as uploads:
         client = HttpClient(limits, tls, uploads)
         try:
             yield client
+        except Exception as error:
+            # An upload raises nothing, so an error of the block need not come out as a group: it is raised below.
+            failure = error
         finally:
             client.close()
             uploads.cancel_scope.cancel()
+    if failure is not None:
+        raise failure

@@ -370,3 +370,9 @@ async def test_closing_ends_everything() -> None:
             await client.send(app.origin, Request("GET", b"/", []))
         while app.open_connections:
             await trio.lowlevel.checkpoint()
+
+
+async def test_error_of_block_stays_itself() -> None:
+    with pytest.raises(KeyError):
+        async with open_http_client():
+            raise KeyError("x")
