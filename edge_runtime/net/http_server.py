@@ -50,6 +50,7 @@ _SLOW_AFTER_S: Final = 0.1
 _LINGER_S: Final = 0.5
 _ACCEPTS_IN_A_ROW: Final = 64
 _NO_DESCRIPTORS_PAUSE_S: Final = 0.1
+_COMPLAINT_INTERVAL_S: Final = 60.0
 _SWEEP_STEPS: Final = 20  # a deadline is kept to within the shortest timeout's twentieth
 _NEVER: Final = float("inf")
 _TEXT: Final = ((b"content-type", b"text/plain; charset=utf-8"),)
@@ -100,6 +101,7 @@ class HttpServer:
         self._drain = trio.Event()
         self._ended = trio.Event()
         self._grace_s = 0.0
+        self._complain_again_at = 0.0
         self._nursery: trio.Nursery
         self._date_second = 0
         self._date = b""
@@ -168,7 +170,6 @@ class HttpServer:
     async def _accept(self, listener: Listener) -> None:
         sock = listener.socket
         in_a_row = 0
-        starved = False
         while True:
             try:
                 client, address = sock.accept()
@@ -180,21 +181,21 @@ class HttpServer:
                 if error.errno in _CLOSED_LISTENER:
                     return
                 if error.errno in _OUT_OF_RESOURCES:
-                    starved = await self._pause_accepting(listener, error, starved)
+                    await self._pause_accepting(listener, error)
                 continue  # anything else is about the one connection that was to be accepted
-            starved = False
             self._admit(client, address)
             in_a_row += 1
             if in_a_row >= _ACCEPTS_IN_A_ROW:
                 in_a_row = 0
                 await trio.lowlevel.checkpoint()
 
-    async def _pause_accepting(self, listener: Listener, error: OSError, logged: bool) -> bool:
-        if not logged:
+    async def _pause_accepting(self, listener: Listener, error: OSError) -> None:
+        now = trio.current_time()
+        if now >= self._complain_again_at:
+            self._complain_again_at = now + _COMPLAINT_INTERVAL_S
             _logger.error("cannot accept connections on %s for now: %s", listener.name, error.strerror)
         self._close_longest_idle()
         await trio.sleep(_NO_DESCRIPTORS_PAUSE_S)
-        return True
 
     def _admit(self, client: socket.socket, address: object) -> None:
         client.setblocking(False)
@@ -213,7 +214,7 @@ class HttpServer:
 
     def _close_longest_idle(self) -> bool:
         """Make room, for several connections at once so that a flood of them is not a search each."""
-        idle = sorted((one for one in self._connections if one.idle), key=_Connection.next_deadline)
+        idle = sorted((one for one in self._connections if one.idle), key=_Connection.idle_since)
         for connection in idle[: 1 + len(idle) // 16]:
             self._connections.discard(connection)
             connection.scope.cancel()
@@ -336,6 +337,11 @@ class _Connection:
     def next_deadline(self) -> float:
         """When this connection has waited long enough."""
         return min(self._read_deadline, self._write_deadline)
+
+    def idle_since(self) -> float:
+        """When an idle connection became idle."""
+        limits = self._server.limits
+        return self._read_deadline - (limits.idle_timeout_s if self.served else limits.header_read_timeout_s)
 
     def expire(self) -> None:
         """A deadline has passed: end the connection, and whatever the handler does for it."""
