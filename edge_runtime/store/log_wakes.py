@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import itertools
+import logging
 import os
 import socket
 import time
@@ -19,6 +20,8 @@ from collections.abc import Sequence
 from typing import Final
 
 import trio
+
+logger: Final = logging.getLogger("dapr.runtime.log")
 
 _numbers: Final = itertools.count(1)
 # Two changes of a folder within one tick of the kernel's clock have the same mtime: a list is believed only when it was
@@ -78,9 +81,12 @@ class Bells:
             pass
 
     def ring(self) -> None:
-        """Wake the others that deliver from this file. Never waits."""
-        for name in self._list():
-            self._ring_one(name)
+        """Wake the others that deliver from this file. Never waits, and never fails: what is published is on disk."""
+        try:
+            for name in self._list():
+                self._ring_one(name)
+        except OSError as error:
+            logger.warning("other processes cannot be woken through %s: %s", self.folder, error)
 
     def _ear_now(self) -> socket.socket:
         assert self._ear is not None

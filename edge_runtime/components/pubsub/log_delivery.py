@@ -16,9 +16,9 @@ from typing import Final, NamedTuple
 
 import trio
 
-from edge_runtime.model.errors import DriverError
+from edge_runtime.model.errors import DriverError, StoreUnavailable
 from edge_runtime.model.ports import Handler, Message, Outcome
-from edge_runtime.store.log import Drop, Limits, Log, Record, Topic
+from edge_runtime.store.log import Drop, Limits, Log, Record, Standing, Topic
 from edge_runtime.store.log_plan import Plan, redeliver_after_s
 from edge_runtime.store.log_wakes import Bells, GroupLock
 
@@ -33,6 +33,7 @@ STORE_RETRY_S: Final = 5.0
 LEAVE_TIMEOUT_S: Final = 3.0
 AGE_CHECK_MOST_S: Final = 3600.0
 DROP_LINE_EVERY_S: Final = 60.0
+LOSSES_MAX: Final = 1000  # single losses that wait to be written, and lines of drops that are remembered
 # A handler that never waits must not keep the loop from the sockets.
 DELIVERIES_PER_TURN: Final = 32
 
@@ -66,7 +67,7 @@ class Counts:
 class OpenTopic:
     """A topic that this process has to do with, and the bytes published here since its limits were looked at."""
 
-    __slots__ = ("check_bytes", "groups", "limits", "refusing", "topic", "unchecked_bytes", "untidy")
+    __slots__ = ("check_bytes", "due_at", "groups", "limits", "refusing", "topic", "unchecked_bytes", "untidy")
 
     def __init__(self, topic: Topic, limits: Limits) -> None:
         self.topic = topic
@@ -76,6 +77,7 @@ class OpenTopic:
         self.unchecked_bytes = 0
         self.refusing = False
         self.untidy = True  # look at the limits once at the start
+        self.due_at = 0  # when something may be too old, on the log's clock
 
     def owned(self) -> set[int]:
         return {group.number for group in self.groups}
@@ -190,7 +192,10 @@ class Group:
         if bells is None:
             return
         if self._lock is None:
-            self._lock = GroupLock(bells.folder, self._topic.component, self._topic.name, self.name)
+            try:
+                self._lock = GroupLock(bells.folder, self._topic.component, self._topic.name, self.name)
+            except OSError as error:
+                raise StoreUnavailable(f"{self}: the lock file cannot be opened: {error}") from error
         while not self._lock.try_acquire():  # noqa: ASYNC110 - flock has nothing to wait on but a thread
             await trio.sleep(CONTENDED_RETRY_S)
 
@@ -344,9 +349,7 @@ class Group:
         return None
 
     def _lose(self, place: int, reason: str, size: int) -> None:
-        self._hub.counts.dropped += 1
-        logger.error("%s: the message at offset %d is lost: %s", self, place, reason)
-        self._hub.note_loss(self._topic, self.name, reason, place, size)
+        self._hub.lose(self._topic, self.name, reason, place, size)
 
     # --- working
 
@@ -411,8 +414,7 @@ class Hub:
     def __init__(self, log: Log) -> None:
         self.log = log
         self.counts = Counts()
-        path = log.database.path
-        self.bells = None if path == ":memory:" else Bells(path)
+        self.bells = _open_bells(log.database.path)
         self.users = 0
         self._topics: dict[int, OpenTopic] = {}
         self._groups: dict[tuple[int, str], Group] = {}
@@ -464,7 +466,10 @@ class Hub:
             group.handed(first, data, metadata)
         place.unchecked_bytes += size + 32
         if place.unchecked_bytes >= place.check_bytes:
-            self.check(place)
+            try:
+                self.check(place)
+            except DriverError as error:  # the message is on disk, so its publisher must not hear of this
+                logger.warning("topic %s: its limits could not be looked at: %s", place.topic.name, error)
 
     def ring(self) -> None:
         """Wake the other processes, after everything of one publish is on disk."""
@@ -483,9 +488,10 @@ class Hub:
             place.untidy = True
             self._untidy.set()
 
-    def note_loss(self, topic: Topic, group: str, reason: str, place: int, size: int) -> None:
-        """To be written into the table of drops soon."""
-        if len(self._losses) < 1000:
+    def lose(self, topic: Topic, group: str, reason: str, place: int, size: int) -> None:
+        """A group will not get a message: say so, and write it into the table of drops soon."""
+        self._report(Drop(topic.name, group, reason, 1, size, place, place, 0.0))
+        if len(self._losses) < LOSSES_MAX:
             self._losses.append((topic, group, reason, place, size))
             self._untidy.set()
 
@@ -522,50 +528,57 @@ class Hub:
 
     async def _tidy_topic(self, place: OpenTopic) -> float:
         """Forget what is past the limits; seconds until something may be too old."""
-        limits = place.limits
-        if not place.untidy:
-            return self._too_old_in_s(place)
-        place.untidy = False
-        await self._flush_groups(place)
-        more = True
-        while more:
-            standing, drops = await self.log.trim(place.topic, limits, place.owned())
+        log, limits = self.log, place.limits
+        now = log.now()
+        if place.untidy or now >= place.due_at:
+            place.untidy = False
+            await self._flush_groups(place)
+            standing = await self._trim(place)
+            place.refusing = place.refusing and standing.backlog_bytes >= limits.backlog_bytes
+            place.due_at = (now if standing.oldest_at is None else standing.oldest_at) + limits.retention_ms
+        return max(1.0, (place.due_at - now) / 1000)
+
+    async def _trim(self, place: OpenTopic) -> Standing:
+        while True:
+            standing, drops = await self.log.trim(place.topic, place.limits, place.owned())
             for drop in drops:
-                self._report(place, drop)
-            more = standing.more
-        place.refusing = place.refusing and standing.backlog_bytes >= limits.backlog_bytes
-        return self._too_old_in_s(place)
+                self._report(drop)
+            if not standing.more:
+                return standing
 
     async def _flush_groups(self, place: OpenTopic) -> None:
         """What was acknowledged already is no loss: let the file know before anything is forgotten."""
         for group in list(place.groups):
             await group.flush_now()
 
-    def _too_old_in_s(self, place: OpenTopic) -> float:
-        standing = self.log.standing(place.topic, place.limits, place.owned())
-        if standing.oldest_at is None:
-            return AGE_CHECK_MOST_S
-        left_s = (standing.oldest_at + place.limits.retention_ms - self.log.now()) / 1000
-        if left_s <= 1:
-            place.untidy = True
-        return max(1.0, left_s)
-
     async def _write_losses(self) -> None:
         losses, self._losses = self._losses, []
         for loss in losses:
             await self.log.note_drop(*loss)
 
-    def _report(self, place: OpenTopic, drop: Drop) -> None:
+    def _report(self, drop: Drop) -> None:
         """Count each loss, and write one line a burst."""
         self.counts.dropped += drop.entries
         key = drop.topic, drop.group, drop.reason
+        if key not in self._drop_lines and len(self._drop_lines) >= LOSSES_MAX:
+            self._drop_lines.clear()
         now = trio.current_time()
         at, unsaid = self._drop_lines.get(key, (-math.inf, 0))
         unsaid += drop.entries
         if now - at >= DROP_LINE_EVERY_S:
             logger.warning(
-                "pub/sub %s, topic %s: %d messages were dropped before group %s had them (%s), the last at offset %d",
-                place.topic.component, drop.topic, unsaid, drop.group, drop.reason, drop.last,
+                "topic %s: %d messages were dropped before group %s had them (%s), the last at offset %d",
+                drop.topic, unsaid, drop.group, drop.reason, drop.last,
             )  # fmt: skip
             at, unsaid = now, 0
         self._drop_lines[key] = at, unsaid
+
+
+def _open_bells(path: str) -> Bells | None:
+    if path == ":memory:":
+        return None
+    try:
+        return Bells(path)
+    except OSError as error:
+        logger.warning("the log in %s cannot be shared with other processes: %s", path, error)
+        return None

@@ -17,7 +17,7 @@ import trio
 
 from edge_runtime.components.metadata import Fields
 from edge_runtime.components.pubsub.log_delivery import Counts, GroupSettings, Hub, OpenTopic
-from edge_runtime.model.errors import BadMetadata, DriverError, Overloaded
+from edge_runtime.model.errors import BadMetadata, ConfigError, DriverError, Overloaded
 from edge_runtime.model.ports import BulkEntry, Handler, PubSub
 from edge_runtime.store.connection import location
 from edge_runtime.store.log import Limits, open_log
@@ -174,10 +174,7 @@ class SqlitePubSub:
     ) -> None:
         """Deliver until cancelled. From `started` on nothing that is published can be missed by the group."""
         settings = self._settings
-        fields = Fields(metadata, ("concurrency", "order", "initialOffset"), self._name)
-        concurrency = fields.integer("concurrency", settings.concurrency, minimum=1, maximum=1000)
-        strict = fields.choice("order", _ORDERS[settings.group.strict], _ORDERS) == "strict"
-        latest = fields.choice("initialOffset", _OFFSETS[settings.latest], _OFFSETS) == "latest"
+        concurrency, strict, latest = self._read_subscription(metadata)
         place = self._topics.get(topic) or await self._open_topic(topic)
         number = await self._hub.log.join(
             place.topic,
@@ -189,6 +186,17 @@ class SqlitePubSub:
         group_settings = settings.group._replace(strict=strict)
         task_status.started()
         await self._hub.group(place, group, number, group_settings).serve(handler, concurrency, strict)
+
+    def _read_subscription(self, metadata: Mapping[str, str]) -> tuple[int, bool, bool]:
+        settings = self._settings
+        try:
+            fields = Fields(metadata, (), self._name)
+            concurrency = fields.integer("concurrency", settings.concurrency, minimum=1, maximum=1000)
+            strict = fields.choice("order", _ORDERS[settings.group.strict], _ORDERS) == "strict"
+            latest = fields.choice("initialOffset", _OFFSETS[settings.latest], _OFFSETS) == "latest"
+        except ConfigError as error:
+            raise BadMetadata(f"in the subscription to {error}") from error
+        return concurrency, strict, latest
 
     async def open_existing(self) -> None:
         """Take up the topics that the file has already, so that their limits hold without a publish."""
