@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -15,7 +16,7 @@ from edge_runtime.cli.lines import LineSplitter
 from edge_runtime.cli.plan import AppPlan
 from edge_runtime.cli.sidecars import Sidecars
 from edge_runtime.model.errors import ConfigError
-from edge_runtime.wire.http1 import CLOSED, END, NEED_DATA, ResponseHead, encode_request, new_response_reader
+from edge_runtime.wire.http1 import NEED_DATA, ProtocolError, ResponseHead, encode_request, new_response_reader
 
 READY_TIMEOUT_S: Final = 60.0
 _EVENT_BYTES_MAX: Final = 2**20
@@ -95,7 +96,8 @@ class _Attachment:
             async with await trio.open_unix_socket(self._path) as stream:
                 self._stream = stream
                 await stream.send_all(encode_request("POST", b"/edge/v1/apps", headers, body))
-                async for event in _events(stream):
+                events = _Events(stream)
+                while (event := await events.next()) is not None:
                     if event["event"] == "ready":
                         ready = True
                         task_status.started()
@@ -103,7 +105,7 @@ class _Attachment:
                         raise ConfigError(str(event["message"]))
                     elif event["event"] == "log":
                         await self._log(event)
-        except (OSError, trio.BrokenResourceError) as error:
+        except (OSError, ProtocolError, trio.BrokenResourceError) as error:
             if not ready:
                 raise ConfigError(f"the node at {self._path} cannot be reached: {error}") from None
         except trio.ClosedResourceError:
@@ -124,26 +126,35 @@ class _Attachment:
                 pass
 
 
-async def _events(stream: trio.SocketStream) -> AsyncIterator[dict[str, Any]]:
-    """The events of the node's answer. Raises ConfigError with the node's words when it refuses."""
-    reader = new_response_reader()
-    reader.expect("POST")
-    lines = LineSplitter(_EVENT_BYTES_MAX)
-    refused = 0
-    while (event := reader.next_event()) is not END and event is not CLOSED:
-        if event is NEED_DATA:
-            reader.feed(await stream.receive_some(65536))
-        elif isinstance(event, ResponseHead):
-            refused = event.status if event.status >= 400 else 0
-        elif isinstance(event, bytes):
-            whole = lines.feed(event)
-            if refused:
-                whole += lines.flush()
-            for line in whole:
-                value = json.loads(line)
-                if refused:
-                    raise ConfigError(str(value.get("error", refused)))
-                yield value
+class _Events:
+    """The events of the node's answer, one after the other."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self._reader = new_response_reader()
+        self._reader.expect("POST")
+        self._lines = LineSplitter(_EVENT_BYTES_MAX)
+        self._waiting: deque[bytes] = deque()
+        self._refused = False
+
+    async def next(self) -> dict[str, Any] | None:
+        """None at the end. Raises ConfigError with the node's words when it refuses."""
+        while not self._waiting:
+            event = self._reader.next_event()
+            if event is NEED_DATA:
+                self._reader.feed(await self._stream.receive_some(65536))
+            elif isinstance(event, ResponseHead):
+                self._refused = event.status >= 400
+            elif isinstance(event, bytes):
+                self._waiting += self._lines.feed(event)
+            elif self._refused:
+                self._waiting += self._lines.flush() or [b"{}"]
+            else:
+                return None
+        value: dict[str, Any] = json.loads(self._waiting.popleft())
+        if self._refused:
+            raise ConfigError(str(value.get("error", "the node refused to take the app")))
+        return value
 
 
 @asynccontextmanager
