@@ -1,7 +1,7 @@
 """pubsub.sqlite: a durable log for each topic, in the node's database unless `connectionString` names another file.
 
 Components of one name on one file share their topics, whichever app or process they belong to: that is how a message
-gets from one app to another. How messages are delivered is in `log_delivery`, what the file holds in `store.log`.
+gets from one app to another. How messages are delivered is in `log_group`, what the file holds in `store.log`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from urllib.parse import unquote
 import trio
 
 from edge_runtime.components.metadata import Fields
-from edge_runtime.components.pubsub.log_delivery import Counts, GroupSettings, Hub, OpenTopic
+from edge_runtime.components.pubsub.log_group import Counts, GroupSettings, OpenTopic
+from edge_runtime.components.pubsub.log_hub import Hub
 from edge_runtime.model.errors import BadMetadata, ConfigError, DriverError, Overloaded
 from edge_runtime.model.ports import BulkEntry, Handler, PubSub
 from edge_runtime.store.connection import location

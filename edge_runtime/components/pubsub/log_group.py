@@ -1,7 +1,6 @@
-"""Delivery from the log to the handlers of one process: what `pubsub.sqlite` is made of.
+"""One consumer group of one topic, as far as this process delivers for it.
 
-A `Hub` stands for one file in this process, however many apps and components use it. A `Group` is one consumer group of
-one topic; its `Plan` decides, workers carry out. Each member (one call of `subscribe`) brings workers, up to its
+The group's `Plan` decides, workers carry out. Each member (one call of `subscribe`) brings workers, up to its
 concurrency, made when there is work for them. One member at a time also keeps the group: it takes the group's lock,
 writes down what was acknowledged, and wakes workers when a redelivery is due.
 """
@@ -12,28 +11,25 @@ import logging
 import math
 import random
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
+from edge_runtime.components.pubsub.log_intake import PARTITION_KEY, Intake
 from edge_runtime.model.errors import DriverError, StoreUnavailable
 from edge_runtime.model.ports import Handler, Message, Outcome
-from edge_runtime.store.log import Drop, Limits, Log, Record, Standing, Topic
+from edge_runtime.store.log import Limits, Record, Topic
 from edge_runtime.store.log_plan import Plan, redeliver_after_s
-from edge_runtime.store.log_wakes import Bells, GroupLock
+from edge_runtime.store.log_wakes import GroupLock
+
+if TYPE_CHECKING:
+    from edge_runtime.components.pubsub.log_hub import Hub
 
 logger: Final = logging.getLogger("dapr.contrib")
 
-PARTITION_KEY: Final = "partitionKey"
-# What is kept in memory between the log and the workers, for each group; beyond it the file is read again.
-BUFFER_BYTES: Final = 512 * 1024
-BUFFER_COUNT: Final = 256
 CONTENDED_RETRY_S: Final = 1.0
 STORE_RETRY_S: Final = 5.0
 LEAVE_TIMEOUT_S: Final = 3.0
-AGE_CHECK_MOST_S: Final = 3600.0
-DROP_LINE_EVERY_S: Final = 60.0
-LOSSES_MAX: Final = 1000  # single losses that wait to be written, and lines of drops that are remembered
 # A handler that never waits must not keep the loop from the sockets.
 DELIVERIES_PER_TURN: Final = 32
 
@@ -112,11 +108,7 @@ class Group:
         self._closed = False
         self._keeping = trio.Lock()
         self._idle = trio.lowlevel.ParkingLot()
-        self._records: dict[int, Record] = {}  # read or handed over, not delivered yet
-        self._buffered_bytes = 0
-        self._ahead = 0  # the newest place that is known to exist
-        self._more = False  # the file may hold something newer still
-        self._read_end: int | None = None  # the topic's length before `plan.next`, when known
+        self._intake = Intake(hub.log, place.topic)
         self._changed = trio.Event()  # wakes the keeper before its deadline
         self._flush_at = math.inf
         self._written_at = 0  # on the log's clock
@@ -164,7 +156,7 @@ class Group:
     def _close(self) -> None:
         self._closed = True
         self._plan = None
-        self._records.clear()
+        self._intake.clear()
         self._hub.forget(self._open_topic, self)
         if self._lock is not None:
             self._lock.close()
@@ -216,7 +208,7 @@ class Group:
                 logger.warning("%s: trying again in %g s: %s", self, STORE_RETRY_S, error)
                 await trio.sleep(STORE_RETRY_S)
         self._written_at = self._log.now()
-        self._more = True
+        self._intake.look_again()
         self._plan = plan
         if self._is_stale():
             self._flush_at = trio.current_time()
@@ -253,19 +245,15 @@ class Group:
     # --- what there is to deliver
 
     def handed(self, place: int, data: bytes, metadata: Mapping[str, str]) -> None:
-        """Published in this process: spare the file a read when the group is close behind."""
+        """Published in this process."""
         plan = self._plan
-        if plan is None:
-            return
-        if place > self._ahead:
-            self._ahead = place
-        if place >= plan.next and self._has_space():
-            self._buffer(Record(place, data, metadata, None))
-        self.wake()
+        if plan is not None:
+            self._intake.hand_over(Record(place, data, metadata, None), plan.next)
+            self.wake()
 
     def rung(self) -> None:
         """Another process published something, here or in another topic."""
-        self._more = True
+        self._intake.look_again()
         self.wake()
 
     def wake(self) -> None:
@@ -285,61 +273,17 @@ class Group:
         plan = self._plan
         if plan is None:
             return False
-        return plan.has_work(trio.current_time()) or (plan.room and (self._more or self._ahead >= plan.next))
-
-    def _has_space(self) -> bool:
-        return self._buffered_bytes < BUFFER_BYTES and len(self._records) < BUFFER_COUNT
-
-    def _buffer(self, record: Record) -> None:
-        if record.place not in self._records:
-            self._records[record.place] = record
-            self._buffered_bytes += len(record.data or b"")
-
-    def _unbuffer(self, place: int) -> Record | None:
-        record = self._records.pop(place, None)
-        if record is not None:
-            self._buffered_bytes -= len(record.data or b"")
-        return record
-
-    def _fill(self, plan: Plan) -> bool:
-        """Take more from the log into the plan. False when there is no more, or no room."""
-        if not plan.room:
-            return False
-        if plan.next not in self._records:
-            if not self._more and self._ahead < plan.next:
-                return False
-            if not self._read(plan):
-                return False
-        records = self._records
-        while plan.room and (record := records.get(plan.next)) is not None:
-            plan.offer(record.place, record.metadata.get(PARTITION_KEY))
-            self._read_end = record.end_bytes
-            if self._buffered_bytes > 2 * BUFFER_BYTES:
-                self._unbuffer(record.place)
-        return True
-
-    def _read(self, plan: Plan) -> bool:
-        records = self._log.read(self._topic, plan.next, self._read_end)
-        if not records:
-            self._more = False
-            self._ahead = plan.next - 1
-            return False
-        # What is missing before the first was trimmed: those who wanted it have it in the table of drops.
-        plan.skip_to(records[0].place)
-        for record in records:
-            self._buffer(record)
-        self._ahead = max(self._ahead, records[-1].place)
-        return True
+        return plan.has_work(trio.current_time()) or (plan.room and self._intake.has_more(plan.next))
 
     def _take(self) -> tuple[int, Record] | None:
         plan = self._plan
         while plan is not None:
             place = plan.take(trio.current_time())
             if place is None:
-                if self._fill(plan):
+                if self._intake.fill(plan):
                     continue
                 return None
-            record = self._unbuffer(place) or self._log.read_one(self._topic, place)
+            record = self._intake.collect(place)
             if record is not None and record.data is not None:
                 return place, record
             if record is not None:
@@ -406,179 +350,3 @@ class Group:
 
     def __str__(self) -> str:
         return f"pub/sub {self._topic.component}, topic {self._topic.name}, group {self.name}"
-
-
-class Hub:
-    """One file in this process: its open topics and groups, the bell, and the tidying."""
-
-    def __init__(self, log: Log) -> None:
-        self.log = log
-        self.counts = Counts()
-        self.bells = _open_bells(log.database.path)
-        self.users = 0
-        self._topics: dict[int, OpenTopic] = {}
-        self._groups: dict[tuple[int, str], Group] = {}
-        self._tending = trio.Lock()
-        self._hung = trio.Event()
-        self._untidy = trio.Event()
-        self._losses: list[tuple[Topic, str, str, int, int]] = []
-        self._drop_lines: dict[tuple[str, str, str], tuple[float, int]] = {}
-
-    def close(self) -> None:
-        if self.bells is not None:
-            self.bells.close()
-
-    async def open_topic(self, component: str, name: str, limits: Limits, topics_max: int) -> OpenTopic:
-        """The topic, made when there is none. The first to open it in this process sets its limits."""
-        topic = await self.log.topic(component, name, topics_max)
-        found = self._topics.get(topic.id)
-        if found is None:
-            found = self._topics[topic.id] = OpenTopic(topic, limits)
-            self._untidy.set()
-        return found
-
-    def group(self, place: OpenTopic, name: str, number: int, settings: GroupSettings) -> Group:
-        """The group in this process; its first member sets how it delivers."""
-        key = place.topic.id, name
-        group = self._groups.get(key)
-        if group is None:
-            group = self._groups[key] = Group(self, place, name, number, settings)
-            place.groups.append(group)
-        return group
-
-    def forget(self, place: OpenTopic, group: Group) -> None:
-        place.groups.remove(group)
-        del self._groups[place.topic.id, group.name]
-
-    def listen(self) -> None:
-        """From now on publishers in other processes are heard."""
-        if self.bells is not None:
-            self.bells.hang()
-            self._hung.set()
-
-    def appended(self, place: OpenTopic, first: int, data: bytes, metadata: Mapping[str, str]) -> None:
-        """A record of this process is on disk: whoever waits for it gets it."""
-        counts = self.counts
-        size = len(data)
-        counts.published += 1
-        counts.published_bytes += size
-        for group in place.groups:
-            group.handed(first, data, metadata)
-        place.unchecked_bytes += size + 32
-        if place.unchecked_bytes >= place.check_bytes:
-            try:
-                self.check(place)
-            except DriverError as error:  # the message is on disk, so its publisher must not hear of this
-                logger.warning("topic %s: its limits could not be looked at: %s", place.topic.name, error)
-
-    def ring(self) -> None:
-        """Wake the other processes, after everything of one publish is on disk."""
-        if self.bells is not None:
-            self.bells.ring()
-
-    def check(self, place: OpenTopic) -> None:
-        """Look at the topic's limits: is it full, is there something to forget?"""
-        place.unchecked_bytes = 0
-        limits = place.limits
-        standing = self.log.standing(place.topic, limits, place.owned())
-        place.refusing = not limits.drop_oldest and standing.backlog_bytes >= limits.backlog_bytes
-        if standing.kept_bytes > limits.retention_bytes or (
-            limits.drop_oldest and standing.backlog_bytes > limits.backlog_bytes
-        ):
-            place.untidy = True
-            self._untidy.set()
-
-    def lose(self, topic: Topic, group: str, reason: str, place: int, size: int) -> None:
-        """A group will not get a message: say so, and write it into the table of drops soon."""
-        self._report(Drop(topic.name, group, reason, 1, size, place, place, 0.0))
-        if len(self._losses) < LOSSES_MAX:
-            self._losses.append((topic, group, reason, place, size))
-            self._untidy.set()
-
-    # --- tending: one task for the file, in whichever component instance got there first
-
-    async def tend(self) -> None:
-        """Hear the bell and forget what is past the limits, until cancelled."""
-        async with self._tending, trio.open_nursery() as nursery:
-            nursery.start_soon(self._hear)
-            await self._tidy()
-
-    async def _hear(self) -> None:
-        await self._hung.wait()
-        assert self.bells is not None
-        while True:
-            await self.bells.hear()
-            for group in list(self._groups.values()):
-                group.rung()
-
-    async def _tidy(self) -> None:
-        while True:
-            pause_s = AGE_CHECK_MOST_S
-            try:
-                for place in list(self._topics.values()):
-                    pause_s = min(pause_s, await self._tidy_topic(place))
-                await self._write_losses()
-            except DriverError as error:
-                logger.warning("the log in %s: tidying again in %g s: %s", self.log.database.path, STORE_RETRY_S, error)
-                await trio.sleep(STORE_RETRY_S)
-                continue
-            with trio.move_on_after(pause_s):
-                await self._untidy.wait()
-            self._untidy = trio.Event()
-
-    async def _tidy_topic(self, place: OpenTopic) -> float:
-        """Forget what is past the limits; seconds until something may be too old."""
-        log, limits = self.log, place.limits
-        now = log.now()
-        if place.untidy or now >= place.due_at:
-            place.untidy = False
-            await self._flush_groups(place)
-            standing = await self._trim(place)
-            place.refusing = place.refusing and standing.backlog_bytes >= limits.backlog_bytes
-            place.due_at = (now if standing.oldest_at is None else standing.oldest_at) + limits.retention_ms
-        return max(1.0, (place.due_at - now) / 1000)
-
-    async def _trim(self, place: OpenTopic) -> Standing:
-        while True:
-            standing, drops = await self.log.trim(place.topic, place.limits, place.owned())
-            for drop in drops:
-                self._report(drop)
-            if not standing.more:
-                return standing
-
-    async def _flush_groups(self, place: OpenTopic) -> None:
-        """What was acknowledged already is no loss: let the file know before anything is forgotten."""
-        for group in list(place.groups):
-            await group.flush_now()
-
-    async def _write_losses(self) -> None:
-        losses, self._losses = self._losses, []
-        for loss in losses:
-            await self.log.note_drop(*loss)
-
-    def _report(self, drop: Drop) -> None:
-        """Count each loss, and write one line a burst."""
-        self.counts.dropped += drop.entries
-        key = drop.topic, drop.group, drop.reason
-        if key not in self._drop_lines and len(self._drop_lines) >= LOSSES_MAX:
-            self._drop_lines.clear()
-        now = trio.current_time()
-        at, unsaid = self._drop_lines.get(key, (-math.inf, 0))
-        unsaid += drop.entries
-        if now - at >= DROP_LINE_EVERY_S:
-            logger.warning(
-                "topic %s: %d messages were dropped before group %s had them (%s), the last at offset %d",
-                drop.topic, unsaid, drop.group, drop.reason, drop.last,
-            )  # fmt: skip
-            at, unsaid = now, 0
-        self._drop_lines[key] = at, unsaid
-
-
-def _open_bells(path: str) -> Bells | None:
-    if path == ":memory:":
-        return None
-    try:
-        return Bells(path)
-    except OSError as error:
-        logger.warning("the log in %s cannot be shared with other processes: %s", path, error)
-        return None
