@@ -23,6 +23,7 @@ from edge_runtime.blocks.metadata import AppConnection, LoadedComponent, Metadat
 from edge_runtime.blocks.pubsub import Publisher, PubSubBinding, Subscriber, bind_pubsub, from_declared
 from edge_runtime.blocks.secrets import Secrets
 from edge_runtime.blocks.state import BoundStore, Outbox, State, bind_store
+from edge_runtime.channel.app_config import discover_app_config
 from edge_runtime.channel.endpoints import Endpoint, EndpointSettings, open_endpoint, open_outside
 from edge_runtime.channel.health import AppHealth, HealthSettings
 from edge_runtime.channel.http import ChannelSettings, HttpChannel, open_http_channel
@@ -206,12 +207,15 @@ async def _open_channel(app: App, files: Files, stack: AsyncExitStack) -> HttpCh
     # An app that speaks another protocol can use the API, but is not called; `later_flags` has said so.
     if not files.flags.app_port or files.flags.protocol not in ("http", "https"):
         return None
-    return await stack.enter_async_context(open_http_channel(_channel_settings(files), _client_metrics(app)))
+    return await stack.enter_async_context(open_http_channel(_channel_settings(files), _client_metrics(app, files)))
 
 
-def _client_metrics(app: App) -> HttpClientMetrics:
-    if app.client_metrics is None:
-        app.client_metrics = HttpClientMetrics(app.metrics)
+def _client_metrics(app: App, files: Files) -> HttpClientMetrics | None:
+    """Paths of calls to the app get the labels that paths of the API get."""
+    server = _http_metrics(app, files.configuration)
+    if server is not None and app.client_metrics is None:
+        buckets = files.configuration.metrics.latency_buckets_ms or LATENCY_MS
+        app.client_metrics = HttpClientMetrics(app.metrics, server.path_label, buckets)
     return app.client_metrics
 
 
@@ -234,7 +238,7 @@ class _Outside(NamedTuple):
 
 async def _open_outside(app: App, files: Files, around: Surroundings, stack: AsyncExitStack) -> _Outside:
     """What invocation reaches beyond the node: direct URLs, and each HTTPEndpoint that can be used."""
-    settings, metrics = _channel_settings(files), _client_metrics(app)
+    settings, metrics = _channel_settings(files), _client_metrics(app, files)
     endpoints: dict[str, Endpoint] = {}
     for declared in files.resources.http_endpoints:
         try:
@@ -545,8 +549,14 @@ async def _follow_health(files: Files, built: _Built, nursery: trio.Nursery) -> 
 
 async def _begin_deliveries(files: Files, built: _Built, nursery: trio.Nursery) -> None:
     if built.channel is not None and not files.flags.skips_config_endpoint:
-        pass
+        await _read_app_config(built.channel, files.flags.app_id)
     await built.subscriber.discover()
     await nursery.start(built.subscriber.run)
     if built.outbox is not None:
         nursery.start_soon(built.outbox.run)
+
+
+async def _read_app_config(channel: HttpChannel, app_id: str) -> None:
+    found = await discover_app_config(channel, app_id)
+    if found.actors:
+        log.info("app %s hosts actors (%s); actors come with a later part", app_id, ", ".join(found.actors))
