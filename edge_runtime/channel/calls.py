@@ -7,7 +7,7 @@ in order; a wait ends without a place when it is cancelled.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Final
 
 import trio
@@ -15,7 +15,8 @@ import trio
 from edge_runtime.channel.metrics import HttpClientMetrics
 from edge_runtime.model.http import Body, Header, Headers, Request, Response
 from edge_runtime.net.connections import Origin
-from edge_runtime.net.http_client import HttpClient, read_all
+from edge_runtime.net.http_client import HttpClient
+from edge_runtime.net.stream import IteratorBody
 
 TOKEN_HEADER: Final = b"dapr-api-token"
 # What apps behind Dapr see of a caller that names none.
@@ -110,7 +111,7 @@ def _plain(response: Response) -> Response:
     return Response(response.status, headers, GunzipBody(response.body))
 
 
-class HeldBody(Body):
+class HeldBody(IteratorBody):
     """A stream that calls `release` once, when it has ended or is closed."""
 
     __slots__ = ("_pieces", "_release", "_source")
@@ -124,19 +125,6 @@ class HeldBody(Body):
     @property
     def length(self) -> int | None:
         return self._source.length
-
-    @property
-    def buffered(self) -> bool:
-        return False
-
-    async def read(self, limit_bytes: int | None = None) -> bytes:
-        return await read_all(self, limit_bytes)
-
-    def chunks(self) -> AsyncIterator[bytes]:
-        return self
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
 
     async def __anext__(self) -> bytes:
         try:

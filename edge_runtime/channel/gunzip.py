@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import AsyncIterator
 from typing import Final
 
 from edge_runtime.model.errors import DriverError
 from edge_runtime.model.http import Body
-from edge_runtime.net.http_client import read_all
+from edge_runtime.net.stream import IteratorBody
 
 _GZIP_WINDOW: Final = 31  # zlib's way to say gzip format
 _PIECE_BYTES: Final = 65536
 
 
-class GunzipBody(Body):
+class GunzipBody(IteratorBody):
     """What `source` unpacks to. Several gzip members one after the other are one body, as the format has it."""
 
     __slots__ = ("_decoder", "_pending", "_pieces", "_source", "_touched")
@@ -27,23 +26,6 @@ class GunzipBody(Body):
         self._decoder = zlib.decompressobj(_GZIP_WINDOW)
         self._pending = source.data
         self._touched = False  # the decoder has seen a part of a member
-
-    @property
-    def length(self) -> int | None:
-        return None
-
-    @property
-    def buffered(self) -> bool:
-        return False
-
-    async def read(self, limit_bytes: int | None = None) -> bytes:
-        return await read_all(self, limit_bytes)
-
-    def chunks(self) -> AsyncIterator[bytes]:
-        return self
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
 
     async def __anext__(self) -> bytes:
         while True:

@@ -20,9 +20,10 @@ from typing import Final, NamedTuple
 
 import trio
 
-from edge_runtime.model.errors import BodyTooLarge, DriverError
+from edge_runtime.model.errors import DriverError
 from edge_runtime.model.http import EMPTY, Body, Request, Response
 from edge_runtime.net.connections import CONNECT_TIMEOUT_S, Connection, Origin, checking_tls, open_connection
+from edge_runtime.net.stream import IteratorBody
 from edge_runtime.wire.headers import response_headers
 from edge_runtime.wire.http1 import (
     END,
@@ -306,7 +307,7 @@ async def _send(connection: Connection, data: bytes | memoryview) -> None:
         raise _PeerIsDeaf from error
 
 
-class ResponseStream(Body):
+class ResponseStream(IteratorBody):
     """An answer's body as it comes. `length` is unknown on purpose: what an app declares is not relied upon."""
 
     __slots__ = ("_client", "_declared", "_first", "_keep_alive", "_line")
@@ -318,23 +319,6 @@ class ResponseStream(Body):
         self._first = first
         self._keep_alive = keep_alive
         self._declared = declared
-
-    @property
-    def length(self) -> int | None:
-        return None
-
-    @property
-    def buffered(self) -> bool:
-        return False
-
-    async def read(self, limit_bytes: int | None = None) -> bytes:
-        return await read_all(self, limit_bytes)
-
-    def chunks(self) -> AsyncIterator[bytes]:
-        return self
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
 
     async def __anext__(self) -> bytes:
         if self._first:
@@ -380,21 +364,6 @@ class ResponseStream(Body):
         line, self._line = self._line, None
         if line is not None:
             self._client._finish(line, keep_alive)
-
-
-async def read_all(body: Body, limit_bytes: int | None) -> bytes:
-    """Everything of a stream, which is closed afterwards. Raises `BodyTooLarge` past the limit."""
-    pieces: list[bytes] = []
-    size = 0
-    try:
-        async for piece in body.chunks():
-            size += len(piece)
-            if limit_bytes is not None and size > limit_bytes:
-                raise BodyTooLarge
-            pieces.append(piece)
-    finally:
-        await body.aclose()
-    return b"".join(pieces)
 
 
 def _reason(error: BaseException) -> str:

@@ -67,3 +67,44 @@ class StreamBody(Body):
                 raise BodyTooLarge
             pieces.append(piece)
         return b"".join(pieces)
+
+
+class IteratorBody(Body):
+    """A body that is its own iterator: a subclass has `__anext__` and `aclose`. Its length is not known beforehand."""
+
+    __slots__ = ()
+
+    @property
+    def length(self) -> int | None:
+        return None
+
+    @property
+    def buffered(self) -> bool:
+        return False
+
+    async def read(self, limit_bytes: int | None = None) -> bytes:
+        return await read_all(self, limit_bytes)
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        return self
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        raise NotImplementedError
+
+
+async def read_all(body: Body, limit_bytes: int | None) -> bytes:
+    """Everything of a stream, which is closed afterwards. Raises `BodyTooLarge` past the limit."""
+    pieces: list[bytes] = []
+    size = 0
+    try:
+        async for piece in body.chunks():
+            size += len(piece)
+            if limit_bytes is not None and size > limit_bytes:
+                raise BodyTooLarge
+            pieces.append(piece)
+    finally:
+        await body.aclose()
+    return b"".join(pieces)
