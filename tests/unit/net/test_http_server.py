@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import trio
@@ -12,7 +13,7 @@ from trio.testing import MockClock
 from edge_runtime.model.errors import BodyTooLarge
 from edge_runtime.model.http import Body, Request, Response
 from edge_runtime.net.http_server import HttpServer, ServerLimits, serve_http
-from edge_runtime.net.listeners import open_listeners
+from edge_runtime.net.listeners import open_listeners, open_unix_listener
 from edge_runtime.net.stream import StreamBody
 from edge_runtime.wire.http1 import (
     CLOSED,
@@ -261,6 +262,40 @@ async def test_http2_is_handed_over() -> None:
         assert received == expected
 
 
+async def test_http2_comes_first_or_not() -> None:
+    async def speak(stream: trio.SocketStream, data: bytes) -> None:
+        raise AssertionError
+
+    async with serving(hello, on_http2=speak) as served:
+        client = await served.connect()
+        await client.ask(GET)
+        assert (await client.ask(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"))[0].status == 505
+
+
+async def test_a_path_can_be_served(tmp_path: Path) -> None:
+    async def peer(request: Request) -> Response:
+        return Response(200, (), Body(request.peer.encode() + b"|" + request.local.encode()))
+
+    async with open_unix_listener(str(tmp_path / "s")) as listeners, trio.open_nursery() as nursery:
+        await nursery.start(serve_http, listeners, peer)
+        stream = await trio.open_unix_socket(listeners[0].path)
+        assert (await Client(stream).ask(GET))[1] == b"|"
+        stream.socket.close()
+        nursery.cancel_scope.cancel()
+
+
+async def test_errors_of_http2_stay_inside(caplog: pytest.LogCaptureFixture) -> None:
+    async def fail(stream: trio.SocketStream, data: bytes) -> None:
+        raise KeyError("oops")
+
+    async with serving(hello, on_http2=fail) as served:
+        client = await served.connect()
+        await client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        assert await client.closed()
+        assert (await (await served.connect()).ask(GET))[0].status == 200
+    assert "oops" in caplog.text
+
+
 # --- request bodies ---------------------------------------------------------------------------------------------------
 
 
@@ -373,6 +408,22 @@ async def test_too_much_unread_closes() -> None:
         client = await served.connect()
         await client.send(POST_CHUNKED + encode_chunk(b"x" * 70_000))
         assert (await client.response())[1] == b"hello"
+        assert await client.closed()
+
+
+async def test_a_body_may_turn_bad() -> None:
+    begun = trio.Event()
+
+    async def read(request: Request) -> Response:
+        begun.set()
+        return Response(200, (), Body(await request.body.read()))
+
+    async with serving(read) as served:
+        client = await served.connect()
+        await client.send(POST_CHUNKED + b"1\r\na\r\n")
+        await begun.wait()
+        head, _ = await client.ask(b"zz\r\n")
+        assert (head.status, head.keep_alive) == (400, False)
         assert await client.closed()
 
 
@@ -541,6 +592,16 @@ async def test_a_slow_head_is_answered_408(jumping_clock: MockClock) -> None:
         assert head.status == 408
         assert 10 <= trio.current_time() <= 11
         nursery.cancel_scope.cancel()
+
+
+async def test_a_pipelined_head_may_not_rest(jumping_clock: MockClock) -> None:
+    async with serving(hello) as served:
+        client = await served.connect()
+        head, _ = await client.ask(GET + b"GET / HT")
+        assert head.status == 200
+        head, _ = await client.response()
+        assert head.status == 408
+        assert 10 <= trio.current_time() <= 11
 
 
 async def test_a_stalled_body_ends_its_handler(jumping_clock: MockClock) -> None:
@@ -752,6 +813,18 @@ async def test_draining_ends_after_its_grace(jumping_clock: MockClock) -> None:
         await served.server.drain(10)
         assert trio.current_time() - began == pytest.approx(10)
         assert await client.closed()
+
+
+async def test_a_closed_listener_ends_nothing() -> None:
+    async with open_listeners(["127.0.0.1"], 0) as (listener,), trio.open_nursery() as nursery:
+        await nursery.start(serve_http, [listener], hello)
+        stream = await trio.open_tcp_stream("127.0.0.1", listener.port)
+        client = Client(stream)
+        await client.ask(GET)
+        listener.close()
+        assert (await client.ask(GET))[0].status == 200
+        stream.socket.close()
+        nursery.cancel_scope.cancel()
 
 
 async def test_fast_clients_do_not_starve_others() -> None:

@@ -1,13 +1,16 @@
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from edge_runtime.wire import http1
 from edge_runtime.wire.http1 import (
     CLOSED,
     END,
     NEED_DATA,
     Engine,
+    Header,
     Http2Preface,
     IncompleteMessage,
     Limits,
@@ -18,7 +21,9 @@ from edge_runtime.wire.http1 import (
     ResponseReader,
     new_request_reader,
     new_response_reader,
+    with_h11,
 )
+from edge_runtime.wire.http1.grammar import Refused
 
 ENGINES: tuple[Engine, ...] = ("httptools", "h11")
 LIMITS = Limits(header_bytes_max=400, header_count_max=5, chunk_extension_bytes_max=10, trailer_bytes_max=30)
@@ -104,6 +109,12 @@ def test_chunks_lose_their_framing(requests: RequestReader) -> None:
     assert first.body_length is None
     assert (b"transfer-encoding", b"chunked") in first.headers
     assert rest == [b"abc", b"0123456789", END, NEED_DATA]
+
+
+def test_chunks_may_come_in_single_bytes(requests: RequestReader) -> None:
+    data = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2;a\r\nab\r\n0\r\nX: 1\r\n\r\n"
+    found = [event for byte in data for event in events(requests, bytes([byte])) if event is not NEED_DATA]
+    assert found[1:] == [b"a", b"b", END]
 
 
 def test_bare_lf_ends_head_lines(requests: RequestReader) -> None:
@@ -313,6 +324,11 @@ def test_interim_responses_are_skipped(responses: Callable[..., ResponseReader])
     assert rest == [END, NEED_DATA]
 
 
+def test_bare_lf_ends_response_lines(responses: Callable[..., ResponseReader]) -> None:
+    head, *rest = events(responses(), b"HTTP/1.1 200 OK\nContent-Length: 1\n\nx")
+    assert (head.body_length, rest) == (1, [b"x", END, NEED_DATA])
+
+
 def test_endless_interim_responses_are_refused(responses: Callable[..., ResponseReader]) -> None:
     assert refused(responses(), b"HTTP/1.1 102 Processing\r\n\r\n" * 100).status == 502
 
@@ -365,6 +381,34 @@ def test_a_short_body_is_told_apart(responses: Callable[..., ResponseReader]) ->
     reader = responses()
     events(reader, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabc")
     assert isinstance(refused(reader, b""), IncompleteMessage)
+
+
+def refuse_all(head: bytes) -> list[Header]:
+    raise Refused("not today")
+
+
+def test_an_engine_may_refuse_more() -> None:
+    requests = RequestReader(refuse_all, LIMITS)
+    assert refused(requests, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").status == 400
+    requests = RequestReader(refuse_all, LIMITS)
+    assert refused(requests, b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: x\r\n\r\n").status == 501
+    responses = ResponseReader(refuse_all, LIMITS)
+    responses.expect("GET")
+    assert refused(responses, b"HTTP/1.1 200 OK\r\n\r\n").status == 502
+
+
+def test_h11_refuses_what_is_no_head() -> None:
+    with pytest.raises(Refused, match="no head"):
+        with_h11.parse_request(b"GET / HTTP/1.1\r\n")
+
+
+def test_h11_stands_in_for_httptools(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http1, "_parsers", {})
+    monkeypatch.delattr(http1, "with_httptools", raising=False)
+    monkeypatch.setitem(sys.modules, "edge_runtime.wire.http1.with_httptools", None)
+    assert events(new_request_reader(), b"GET / HTTP/1.0\r\n\r\n")[0].method == "GET"
+    with pytest.raises(ImportError):
+        new_request_reader(engine="httptools")
 
 
 def test_the_default_engine_is_found() -> None:
