@@ -61,6 +61,7 @@ class Database:
         self._reading = opened.reading
         self._thread_reader: sqlite3.Connection | None = None
         self._functions: dict[str, tuple[int, Callable[..., Any]]] = {}
+        self._undefined: dict[str, tuple[int, Callable[..., Any]]] = {}  # not yet known to the thread's connection
         self._thread_limiter = trio.CapacityLimiter(1)
         # Without a -wal file a reader waits for the writer's commit, which the trio thread must not do.
         self._reads_inline = where.wal or where.memory or where.read_only
@@ -89,6 +90,11 @@ class Database:
     def reason(self) -> str:
         """Why it is not healthy; empty when it is."""
         return self._writer.reason
+
+    @property
+    def commits(self) -> int:
+        """Batches committed so far."""
+        return self._writer.commits
 
     # --- reads --------------------------------------------------------------------------------------------------------
 
@@ -121,9 +127,11 @@ class Database:
             if self._thread_reader is None:
                 reader = open_reader(self._reading, busy_ms=round(self._where.busy_timeout_s * 1000))
                 reader.set_progress_handler(_stop_when_cancelled, 20_000)
-                for name, (arguments, function) in self._functions.items():
-                    reader.create_function(name, arguments, function, deterministic=True)
                 self._thread_reader = reader
+                self._undefined.update(self._functions)
+            while self._undefined:
+                name, (arguments, function) = self._undefined.popitem()
+                self._thread_reader.create_function(name, arguments, function, deterministic=True)
             return self._thread_reader.execute(sql, args).fetchall()
         except (sqlite3.Error, UnicodeEncodeError) as error:
             if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT:
@@ -131,8 +139,8 @@ class Database:
             raise driver_error(self.path, error) from error
 
     def define(self, name: str, arguments: int, function: Callable[..., Any]) -> None:
-        """An SQL function for `read_in_thread`. To be called before the first such read."""
-        self._functions[name] = (arguments, function)
+        """An SQL function for `read_in_thread`."""
+        self._functions[name] = self._undefined[name] = (arguments, function)
         if self._where.memory:
             self._reader.create_function(name, arguments, function, deterministic=True)
 

@@ -56,6 +56,8 @@ class StateTable:
         self._now_s = 0
         self._now_text = ""
         self._etags = _new_etags()
+        database.define("stored_text", 1, _stored_text)
+        database.define("json_at", 2, json_at)
         live = "(expiration_time IS NULL OR expiration_time > ?)"
         insert = (
             f"INSERT INTO {table} (key, value, is_binary, etag, update_time, expiration_time) VALUES (?, ?, ?, ?, ?, ?)"
@@ -78,8 +80,6 @@ class StateTable:
 
     async def prepare(self, *, cleaned: bool) -> None:
         """Make the tables when they are not there. `cleaned` adds the index by which expired rows are found."""
-        self._database.define("stored_text", 1, _stored_text)
-        self._database.define("json_at", 2, json_at)
         await migrate(self._database, [Step("state table", self._create)], ByCount(self._metadata_table))
         index = f"{self._table}_expiration"
         if cleaned and not self._database.read(

@@ -326,7 +326,8 @@ class Writer:
             free = self._connection.execute("PRAGMA freelist_count").fetchall()[0][0]
             pages = self._connection.execute("PRAGMA page_count").fetchall()[0][0]
             if free >= FREE_PAGES_MIN and free * 4 >= pages:
-                self._connection.execute(f"PRAGMA incremental_vacuum({FREE_PAGES_STEP})").fetchall()
+                # `execute` would take one step of it, which frees one page.
+                self._connection.executescript(f"PRAGMA incremental_vacuum({FREE_PAGES_STEP})")
         except sqlite3.Error as error:
             self._fail(error)
             return
