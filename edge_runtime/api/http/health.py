@@ -28,7 +28,8 @@ async def get_outbound_health(call: Call) -> Response:
 
 
 async def get_metadata(call: Call) -> Response:
-    """Everything that the sidecar says of itself."""
+    """Everything that the sidecar says of itself. It asks for nothing, but a body that is there has to be JSON."""
+    await call.message()
     return json_response(json.dumps(call.blocks.metadata.document()).encode())
 
 

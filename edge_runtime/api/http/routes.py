@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import parse_qsl, unquote_plus
 
+import msgspec
+
 from edge_runtime.model.errors import BodyTooLarge, EdgeError, Kind
 from edge_runtime.model.http import Body, Header, Request, Response
 from edge_runtime.model.trace import Trace
@@ -68,6 +70,17 @@ class Call:
         except BodyTooLarge as error:
             raise EdgeError(kind, message.format(error)) from None
 
+    async def message(self) -> dict[str, Any]:
+        """The body as a message in JSON, empty when there is none; what is there has to be one, whatever the verb."""
+        data = await self.body()
+        try:
+            message = msgspec.json.decode(data) if data else {}
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise malformed(str(error)) from None
+        if not isinstance(message, dict):
+            raise malformed("expected a JSON object")
+        return message
+
     def query_values(self, name: str) -> list[str]:
         """Every value of a query parameter."""
         return [value for key, value in self.query_pairs() if key == name]
@@ -96,6 +109,11 @@ class Call:
 def decode(segment: str) -> str:
     """A path parameter by form rules: %XX decoded and `+` is a space."""
     return unquote_plus(segment) if "%" in segment or "+" in segment else segment
+
+
+def malformed(reason: str) -> EdgeError:
+    """The body cannot be read as what this call takes."""
+    return EdgeError(Kind.MALFORMED_REQUEST, f"failed deserializing HTTP body: {reason}")
 
 
 def json_response(data: bytes, status: int = 200, headers: tuple[Header, ...] = ()) -> Response:

@@ -6,8 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from edge_runtime.api.http.routes import Call, Route, json_response
-from edge_runtime.model.errors import EdgeError, Kind
+from edge_runtime.api.http.routes import Call, Route, json_response, malformed
 from edge_runtime.model.http import Response
 
 
@@ -25,22 +24,13 @@ async def get_bulk_secret(call: Call) -> Response:
 
 async def _check_body(call: Call) -> None:
     """A GET needs no body, but one that is there has to be a message in JSON, as Dapr has it."""
-    data = await call.body()
-    if not data:
-        return
-    try:
-        message = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise EdgeError(Kind.MALFORMED_REQUEST, f"failed deserializing HTTP body: {error}") from None
-    problem = _problem(message)
+    problem = _problem(await call.message())
     if problem:
-        raise EdgeError(Kind.MALFORMED_REQUEST, f"failed deserializing HTTP body: {problem}")
+        raise malformed(problem)
 
 
-def _problem(message: Any) -> str:
+def _problem(message: dict[str, Any]) -> str:
     """What is wrong with the message; its values are not used, the path's and the query's are."""
-    if not isinstance(message, dict):
-        return "expected a JSON object"
     for name in ("storeName", "store_name", "key"):
         if not isinstance(message.get(name), str | None):
             return f"{name}: expected a text"

@@ -1,16 +1,18 @@
 """Blocks for which this node has no driver: each answers what Dapr answers when the thing is not configured.
 
-Without these rows the paths would fall through to service invocation and fail there with a misleading text.
+Without these rows the paths would fall through to service invocation and fail there with a misleading text. A body is
+read first where Dapr reads it first, so that a malformed request is told from a missing driver.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable
+from typing import Any
 
-from edge_runtime.api.http.routes import Call, Route
+from edge_runtime.api.http.routes import Call, Route, malformed
 from edge_runtime.model.errors import EdgeError, Kind
 from edge_runtime.model.http import Response
+from edge_runtime.wire.exact_json import NULL, NotJson, decode, first_value, folded
 
 Handler = Callable[[Call], Awaitable[Response]]
 
@@ -24,6 +26,26 @@ def _refuse(kind: Kind, text: str) -> Handler:
     return handler
 
 
+def _after_message(handler: Handler) -> Handler:
+    """The same, once the body was a message in JSON."""
+
+    async def checked(call: Call) -> Response:
+        await call.message()
+        return await handler(call)
+
+    return checked
+
+
+def _after_body(handler: Handler) -> Handler:
+    """The same, once the body was read, whatever it is."""
+
+    async def checked(call: Call) -> Response:
+        await call.body()
+        return await handler(call)
+
+    return checked
+
+
 def _info(kind: Kind, call: Call) -> dict[str, str] | None:
     if kind in (Kind.JOB_SCHEDULE, Kind.JOB_GET, Kind.JOB_DELETE):
         return {"appID": call.blocks.metadata.app_id, "namespace": call.blocks.namespace}
@@ -35,12 +57,36 @@ async def invoke_binding(call: Call) -> Response:
     name = call.params[0]
     data = await call.body(Kind.MALFORMED_REQUEST, "failed deserializing HTTP body: {}")
     try:
-        document = json.loads(data)
-    except ValueError as error:
-        raise EdgeError(Kind.MALFORMED_REQUEST, f"failed deserializing HTTP body: {error}") from None
-    fields = {str(key).lower(): value for key, value in document.items()} if isinstance(document, dict) else {}
-    reason = f"couldn't find output binding {name}" if fields.get("operation") else _NO_OPERATION
+        fields = folded(first_value(data))
+        operation = decode(fields.get("operation", NULL), str | None)
+        decode(fields.get("metadata", NULL), dict[str, str | None] | None)
+    except NotJson as error:
+        raise malformed(str(error)) from None
+    reason = f"couldn't find output binding {name}" if operation else _NO_OPERATION
     raise EdgeError(Kind.BINDING_INVOKE, f"error invoking output binding {name}: {reason}")
+
+
+async def try_lock(call: Call) -> Response:
+    """The expiry is looked at before it is known whether there is any store."""
+    message = await call.message()
+    if _whole_number(message.get("expiryInSeconds", message.get("expiry_in_seconds"))) <= 0:
+        text = f"ExpiryInSeconds is not positive in lock store {call.params[0]}"
+        raise EdgeError(Kind.MALFORMED_REQUEST, text)
+    return await _LOCK(call)
+
+
+def _whole_number(value: Any) -> int:
+    """A number as a message in JSON has it: a numeral, or one in quotes."""
+    if value is None:
+        return 0
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except (ValueError, OverflowError):
+            number = 0.5
+        if number.is_integer() and abs(number) < 2**31:
+            return int(number)
+    raise malformed("expiryInSeconds: expected a whole number")
 
 
 _NO_OPERATION = "operation field is missing from request"
@@ -49,8 +95,10 @@ _ACTORS = _refuse(Kind.ACTOR_NO_PLACEMENT, "placement service is not configured"
 _CONFIGURATION = _refuse(Kind.CONFIGURATION_STORE_NOT_CONFIGURED, "configuration stores not configured")
 _LOCK = _refuse(Kind.LOCK_STORE_NOT_CONFIGURED, "lock store is not configured")
 _CRYPTO = _refuse(Kind.CRYPTO_PROVIDERS_NOT_CONFIGURED, "crypto providers not configured")
-_SUBTLE = _refuse(Kind.API_UNIMPLEMENTED, "this API is currently not implemented")
-_CONVERSATION = _refuse(Kind.CONVERSATION_NOT_FOUND, "failed finding conversation component {0}")
+_SUBTLE = _after_message(_refuse(Kind.API_UNIMPLEMENTED, "this API is currently not implemented"))
+_CONVERSATION = _after_message(_refuse(Kind.CONVERSATION_NOT_FOUND, "failed finding conversation component {0}"))
+_WORKFLOW_VERB = _after_message(_ACTORS)
+_WORKFLOW_INPUT = _after_body(_ACTORS)
 
 
 def _rows(
@@ -75,8 +123,8 @@ ROUTES: tuple[Route, ...] = (
         ("GET",), _STABLE_ALPHA, "configuration/{store}/{id}/unsubscribe", "configuration", "UnsubscribeConfiguration",
         _CONFIGURATION,
     ),
-    *_rows(("POST",), ("v1.0-alpha1",), "lock/{store}", "lock", "TryLockAlpha1", _LOCK),
-    *_rows(("POST",), ("v1.0-alpha1",), "unlock/{store}", "unlock", "UnlockAlpha1", _LOCK),
+    *_rows(("POST",), ("v1.0-alpha1",), "lock/{store}", "lock", "TryLockAlpha1", try_lock),
+    *_rows(("POST",), ("v1.0-alpha1",), "unlock/{store}", "unlock", "UnlockAlpha1", _after_message(_LOCK)),
     *_rows(
         ("GET", "POST", "PUT", "DELETE"), ("v1.0",), "actors/{type}/{id}/method/{method}", "actors", "InvokeActor",
         _ACTORS,
@@ -90,16 +138,20 @@ ROUTES: tuple[Route, ...] = (
     *_rows(
         ("POST", "PUT", "DELETE"), ("v1.0",), "actors/{type}/{id}/timers/{name}", "actors", "ActorTimer", _ACTORS
     ),
-    *_rows(("POST",), _WORKFLOW, "workflows/{component}/{name}/start", "workflows", "StartWorkflow", _ACTORS),
-    *_rows(("GET",), _WORKFLOW, "workflows/{component}/{id}", "workflows", "GetWorkflow", _ACTORS),
+    *_rows(("POST",), _WORKFLOW, "workflows/{component}/{name}/start", "workflows", "StartWorkflow", _WORKFLOW_INPUT),
+    *_rows(("GET",), _WORKFLOW, "workflows/{component}/{id}", "workflows", "GetWorkflow", _WORKFLOW_VERB),
     *_rows(
         ("POST",), _WORKFLOW, "workflows/{component}/{id}/raiseEvent/{event}", "workflows", "RaiseEventWorkflow",
-        _ACTORS,
+        _WORKFLOW_INPUT,
     ),
-    *_rows(("POST",), _WORKFLOW, "workflows/{component}/{id}/pause", "workflows", "PauseWorkflow", _ACTORS),
-    *_rows(("POST",), _WORKFLOW, "workflows/{component}/{id}/resume", "workflows", "ResumeWorkflow", _ACTORS),
-    *_rows(("POST",), _WORKFLOW, "workflows/{component}/{id}/terminate", "workflows", "TerminateWorkflow", _ACTORS),
-    *_rows(("POST",), _WORKFLOW, "workflows/{component}/{id}/purge", "workflows", "PurgeWorkflow", _ACTORS),
+    *(
+        row
+        for verb in ("Pause", "Resume", "Terminate", "Purge")
+        for row in _rows(
+            ("POST",), _WORKFLOW, f"workflows/{{component}}/{{id}}/{verb.lower()}", "workflows", f"{verb}Workflow",
+            _WORKFLOW_VERB,
+        )
+    ),
     *_rows(("PUT",), ("v1.0-alpha1",), "crypto/{component}/encrypt", "crypto", "Encrypt", _CRYPTO),
     *_rows(("PUT",), ("v1.0-alpha1",), "crypto/{component}/decrypt", "crypto", "Decrypt", _CRYPTO),
     *(
@@ -111,7 +163,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     *_rows(
         ("POST",), _STABLE_ALPHA, "jobs/{name}", "jobs", "ScheduleJob",
-        _refuse(Kind.JOB_SCHEDULE, f"failed to schedule job due to: {_NO_SCHEDULER}"),
+        _after_message(_refuse(Kind.JOB_SCHEDULE, f"failed to schedule job due to: {_NO_SCHEDULER}")),
     ),
     *_rows(
         ("GET",), _STABLE_ALPHA, "jobs/{name}", "jobs", "GetJob",

@@ -80,7 +80,7 @@ async def test_shutdown_can_be_forced() -> None:
     [
         ("GET", "/v1.0/configuration/c?key=a", 500, "ERR_CONFIGURATION_STORE_NOT_CONFIGURED"),
         ("GET", "/v1.0-alpha1/configuration/c/subscribe", 500, "ERR_CONFIGURATION_STORE_NOT_CONFIGURED"),
-        ("POST", "/v1.0-alpha1/lock/l", 500, "ERR_LOCK_STORE_NOT_CONFIGURED"),
+        ("POST", "/v1.0-alpha1/unlock/l", 500, "ERR_LOCK_STORE_NOT_CONFIGURED"),
         ("PUT", "/v1.0/actors/T/1/method/m", 400, "ERR_ACTOR_NO_PLACEMENT"),
         ("POST", "/v1.0/workflows/dapr/w/start", 400, "ERR_ACTOR_NO_PLACEMENT"),
         ("PUT", "/v1.0-alpha1/crypto/c/encrypt", 500, "ERR_CRYPTO_PROVIDERS_NOT_CONFIGURED"),
@@ -107,3 +107,51 @@ async def test_a_missing_binding_is_named(body: bytes, status: int, message: str
     response = await Sidecar().ask("POST", "/v1.0/bindings/b", body)
     assert response.status == status
     assert json.loads(response.body.data)["message"].startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        (b"", 400, "ExpiryInSeconds is not positive in lock store l"),
+        (b'{"expiryInSeconds":-1}', 400, "ExpiryInSeconds is not positive in lock store l"),
+        (b'{"expiryInSeconds":1}', 500, "lock store is not configured"),
+        (b'{"expiry_in_seconds":"1"}', 500, "lock store is not configured"),
+        (b'{"expiryInSeconds":1.5}', 400, "failed deserializing HTTP body: expiryInSeconds: expected a whole number"),
+        (b'{"expiryInSeconds":"x"}', 400, "failed deserializing HTTP body: expiryInSeconds: expected a whole number"),
+        (b'{"expiryInSeconds":true}', 400, "failed deserializing HTTP body: expiryInSeconds: expected a whole number"),
+        (b'{"expiryInSeconds":1%b}' % (b"0" * 400), 400, "failed deserializing HTTP body: expiryInSeconds: "),
+        (b"[]", 400, "failed deserializing HTTP body: expected a JSON object"),
+    ],
+)
+async def test_a_lock_needs_its_expiry(body: bytes, status: int, message: str) -> None:
+    response = await Sidecar().ask("POST", "/v1.0-alpha1/lock/l", body)
+    assert response.status == status
+    assert json.loads(response.body.data)["message"].startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        ("GET", "/v1.0/metadata"),
+        ("GET", "/v1.0/workflows/dapr/i"),
+        ("POST", "/v1.0-beta1/workflows/dapr/i/purge"),
+        ("POST", "/v1.0/jobs/j"),
+        ("POST", "/v1.0-alpha1/unlock/l"),
+        ("POST", "/v1.0-alpha1/subtlecrypto/c/sign"),
+        ("POST", "/v1.0-alpha2/conversation/c/converse"),
+    ],
+)
+@pytest.mark.parametrize("body", [b"nope", b"[]", b"NaN", b'{"a":1} x', b'"\xff"'])
+async def test_a_body_has_to_be_a_message(method: str, target: str, body: bytes) -> None:
+    response = await Sidecar().ask(method, target, body)
+    assert response.status == 400
+    document = json.loads(response.body.data)
+    assert document["errorCode"] == "ERR_MALFORMED_REQUEST"
+    assert document["message"].startswith("failed deserializing HTTP body: ")
+
+
+async def test_workflow_input_may_be_any_bytes() -> None:
+    response = await Sidecar().ask("POST", "/v1.0/workflows/dapr/w/start", b"\xff")
+    assert json.loads(response.body.data)["errorCode"] == "ERR_ACTOR_NO_PLACEMENT"
+    response = await Sidecar().ask("POST", "/v1.0/workflows/dapr/w/start", b"a" * (4 * 2**20 + 1))
+    assert json.loads(response.body.data)["errorCode"] == "ERR_BODY_READ"
