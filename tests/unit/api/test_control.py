@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from edge_runtime.api import control, control_socket
 from edge_runtime.api.control import serve_control
@@ -261,6 +262,7 @@ async def test_unread_log_lines_are_counted(node: FakeNode, place: str, monkeypa
     async with serving(node, place), talking(place) as client:
         await client.send("POST", "/edge/v1/apps", attachment())
         await client.until_ready()
+        await trio.testing.wait_all_tasks_blocked()
         for index in range(6):  # all of them before anything can be sent
             node.logs.line("a", str(index))
         # One goes straight to the task that waits for it, two are kept.
