@@ -242,11 +242,15 @@ class Log:
         """How much the topic holds. `owned` are groups that have a subscriber here, so cannot be forgotten."""
         return log_limits.standing(self.database.read, topic, limits, owned, self.now())
 
+    def is_due(self, topic: Topic, limits: Limits, owned: Collection[int]) -> bool:
+        """Is there anything to trim? A reader's question, so that the writer is not bothered for nothing."""
+        return log_limits.is_due(self.database.read, topic, limits, owned, self.now())
+
     async def trim(self, topic: Topic, limits: Limits, owned: Collection[int]) -> tuple[Standing, Sequence[Drop]]:
         """One bounded step of forgetting what is past the limits, and what groups lost by it."""
-        now = self.now()
-        if not log_limits.is_due(self.database.read, topic, limits, owned, now):
+        if not self.is_due(topic, limits, owned):
             return self.standing(topic, limits, owned), ()
+        now = self.now()
         return await self.database.write(lambda conn: log_limits.trim(conn, topic, limits, owned, now))
 
     async def note_drop(self, topic: Topic, group: str, reason: str, place: int, size: int) -> None:

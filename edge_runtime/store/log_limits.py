@@ -121,7 +121,7 @@ def standing(
 
 
 def is_due(ask: Ask, topic: Topic, limits: Limits, owned: Collection[int], now: int) -> bool:
-    """Is there anything to trim? Asked by a reader first, so that the writer is not bothered for nothing."""
+    """Is there anything to trim?"""
     return _find_cut(ask, topic, limits, owned, now) is not None
 
 

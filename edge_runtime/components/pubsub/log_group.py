@@ -283,7 +283,11 @@ class Group:
                 if self._intake.fill(plan):
                     continue
                 return None
-            record = self._intake.collect(place)
+            try:
+                record = self._intake.collect(place)
+            except DriverError:
+                plan.release(place)
+                raise
             if record is not None and record.data is not None:
                 return place, record
             if record is not None:

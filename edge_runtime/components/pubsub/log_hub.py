@@ -18,6 +18,7 @@ logger: Final = logging.getLogger("dapr.contrib")
 
 AGE_CHECK_MOST_S: Final = 3600.0
 DROP_LINE_EVERY_S: Final = 60.0
+LONG_AGO: Final = -(1 << 62)
 LOSSES_MAX: Final = 1000  # single losses that wait to be written, and lines of drops that are remembered
 
 
@@ -92,12 +93,11 @@ class Hub:
     def check(self, place: OpenTopic) -> None:
         """Look at the topic's limits: is it full, is there something to forget?"""
         place.unchecked_bytes = 0
-        limits = place.limits
-        standing = self.log.standing(place.topic, limits, place.owned())
-        place.refusing = not limits.drop_oldest and standing.backlog_bytes >= limits.backlog_bytes
-        if standing.kept_bytes > limits.retention_bytes or (
-            limits.drop_oldest and standing.backlog_bytes > limits.backlog_bytes
-        ):
+        limits, owned = place.limits, place.owned()
+        if not limits.drop_oldest:
+            backlog_bytes = self.log.standing(place.topic, limits, owned).backlog_bytes
+            place.refusing = backlog_bytes >= limits.backlog_bytes
+        if self.log.is_due(place.topic, limits, owned):
             place.untidy = True
             self._untidy.set()
 
@@ -144,6 +144,7 @@ class Hub:
         log, limits = self.log, place.limits
         now = log.now()
         if place.untidy or now >= place.due_at:
+            place.due_at = LONG_AGO  # until all of this has succeeded
             place.untidy = False
             await self._flush_groups(place)
             standing = await self._trim(place)
@@ -165,9 +166,9 @@ class Hub:
             await group.flush_now()
 
     async def _write_losses(self) -> None:
-        losses, self._losses = self._losses, []
-        for loss in losses:
-            await self.log.note_drop(*loss)
+        while self._losses:
+            await self.log.note_drop(*self._losses[0])
+            del self._losses[0]
 
     def _report(self, drop: Drop) -> None:
         """Count each loss, and write one line a burst."""
