@@ -22,7 +22,9 @@ _TEXT: Final = rb"[\t\x20-\x7e\x80-\xff]*+"
 _LINES: Final = rb"((?:" + _TOKEN + rb":" + _TEXT + rb"\r\n)*+)"
 
 # Possessive quantifiers: a head is gone through once, whatever is in it.
-match_request: Final = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e]++) HTTP/(1\.[01])\r\n" + _LINES + rb"\r\n").match
+match_request: Final = re.compile(
+    rb"(" + _TOKEN + rb") ([\x21-\x7e\x80-\xff]++) HTTP/(1\.[01])\r\n" + _LINES + rb"\r\n"
+).match
 match_start_line: Final = re.compile(_TOKEN + rb" [\x21-\x7e]++ HTTP/1\.1\Z").match
 match_response: Final = re.compile(
     rb"HTTP/(1\.[01]) ([1-9][0-9][0-9])(?: (" + _TEXT + rb"))?+\r\n" + _LINES + rb"\r\n"
@@ -37,6 +39,7 @@ search_blank_line: Final = re.compile(rb"\n\r?\n").search
 _match_any_version: Final = re.compile(rb"[^ \r\n]+ [^ \r\n]+ HTTP/([0-9]\.[0-9])\r?\n").match
 _match_absolute_form: Final = re.compile(rb"[a-zA-Z][a-zA-Z0-9+.-]*+://[^/?#]++").match
 _find_headers: Final = re.compile(rb"([^:\r\n]++):(" + _TEXT + rb")\r\n").findall
+_replace_high_bytes: Final = re.compile(rb"[\x80-\xff]").sub
 _replace_line_ends: Final = re.compile(rb"\r?\n").sub
 
 _FRAMING_NAMES: Final = frozenset((b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"))
@@ -83,6 +86,11 @@ def origin_form(method: bytes, target: bytes) -> bytes:
         raise ProtocolError(400, "malformed request target")
     rest = target[absolute.end() :]
     return rest if rest.startswith(b"/") else b"/" + rest
+
+
+def ascii_target(target: bytes) -> bytes:
+    """The target with its bytes beyond ASCII percent-encoded: curl sends a path as it was typed."""
+    return _replace_high_bytes(lambda match: b"%%%02X" % match[0][0], target)
 
 
 def request_framing(headers: Sequence[Header], http_version: bytes) -> Framing:

@@ -24,6 +24,7 @@ from edge_runtime.wire.http1.events import (
 from edge_runtime.wire.http1.grammar import (
     HeaderParser,
     Refused,
+    ascii_target,
     headers_by_gate,
     lower_coding,
     match_request,
@@ -182,6 +183,9 @@ class RequestReader(_Reader):
         method, target, http_version, lines = match.groups()
         if target[0] != 0x2F:  # "/"
             target = origin_form(method, target)
+            head = b""
+        if not target.isascii():
+            target = ascii_target(target)
             head = b""
         if not head or method not in _PLAIN_METHODS:
             head = b"GET / HTTP/" + http_version + b"\r\n" + lines + b"\r\n"
