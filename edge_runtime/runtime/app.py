@@ -63,6 +63,7 @@ class App:
         self._reload = trio.Event()
         self._stop_now = trio.Event()
         self._began = time.monotonic()
+        self.serving = trio.Event()
         self.gone = trio.Event()
 
     # --- what others may ask -----------------------------------------------------------------------------------------
@@ -113,8 +114,8 @@ class App:
         return Response(200, _PROMETHEUS, Body(text.encode()))
 
     def initialized(self) -> None:
-        """The app's port was reached and start-up is over: health turns well, once."""
-        if "runtime" not in self.health.waiting_for or self._stop.is_set():
+        """The app's port was reached and a generation's start is over: health turns well, if it was not."""
+        if self._stop.is_set():
             return
         self.health.ready("runtime")
         elapsed_ms = (time.monotonic() - self._began) * 1000
@@ -136,6 +137,7 @@ class App:
                     first = False
                     task_status.started()
                 files = await self._next_files()
+                self._began = time.monotonic()
                 log.info("Going over to the new files")
                 self.generation, self._ready = None, trio.Event()
                 await generation.stop_deliveries()
@@ -183,6 +185,7 @@ async def serve_app(app: App, *, task_status: trio.TaskStatus[None]) -> None:
                 await servers.serve(background)
                 app.health.outbound_ready = True
                 app.listening = True
+                app.serving.set()
                 task_status.started()
                 await app.until_stopped()
                 await _stop(app, servers, app.settings.flags.graceful_shutdown_s)

@@ -520,6 +520,7 @@ async def _attend_app(app: App, files: Files, built: _Built) -> None:
     generation = built.generation
     try:
         with generation.deliveries:
+            await app.serving.wait()  # an app may call back while it is asked, and the log says it in Dapr's order
             if built.channel is not None:
                 await wait_for_app_port(built.channel.origin)
             async with trio.open_nursery() as nursery:

@@ -28,10 +28,14 @@ Route = Callable[[Received], tuple[int, Any]]
 
 
 class App:
-    """Listens on a port of its own while the block lasts. A path without a route is answered 404."""
+    """Listens on a port of its own while the block lasts. A path without a route is answered 404.
+
+    `received` has what came, in order; discovery calls and health probes are in `asked` instead.
+    """
 
     def __init__(self, routes: Mapping[str, Route], port: int = 0) -> None:
         self.received: queue.Queue[Received] = queue.Queue()
+        self.asked: queue.Queue[Received] = queue.Queue()
         app = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -52,8 +56,8 @@ class App:
                     body = self.rfile.read(length)
                 came = Received(self.command, self.path, headers, body)
                 route = routes.get(self.path.partition("?")[0])
-                if self.path not in ("/dapr/config", "/dapr/subscribe", "/healthz"):
-                    app.received.put(came)
+                own = self.path in ("/dapr/config", "/dapr/subscribe", "/healthz")
+                (app.asked if own else app.received).put(came)
                 status, answer = (404, b"") if route is None else route(came)
                 data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
                 self.send_response(status)
@@ -93,6 +97,16 @@ class App:
             return self.received.get(timeout=timeout_s)
         except queue.Empty:
             raise AssertionError(f"nothing came to the app within {timeout_s} s") from None
+
+    def next_asked(self, path: str, timeout_s: float = WAIT_S) -> Received:
+        """The next discovery call or health probe of this path; others are passed over."""
+        while True:
+            try:
+                came = self.asked.get(timeout=timeout_s)
+            except queue.Empty:
+                raise AssertionError(f"nobody asked for {path} within {timeout_s} s") from None
+            if came.path == path:
+                return came
 
     def __enter__(self) -> App:
         self._thread.start()
