@@ -273,11 +273,18 @@ class _Running:
             await binding.driver.subscribe(
                 binding.topic_prefix + spec.topic,
                 binding.consumer_group,
-                spec.metadata,
+                _driver_metadata(spec),
                 self.delivery.handle,
                 task_status=self,
             )
             nursery.cancel_scope.cancel()
+
+
+def _driver_metadata(spec: SubscriptionSpec) -> Mapping[str, str]:
+    """What the driver is told. A batch can only fill when as many messages as it takes may be under way at once."""
+    if not spec.bulk.enabled:
+        return spec.metadata
+    return {"concurrency": str(spec.bulk.count_max), **spec.metadata}
 
 
 def _reason_of(error: Exception) -> str:
