@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -14,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     defer_all()
 
-    return dispatch(sys.argv[1:] if argv is None else argv)
+    return _silenced(dispatch(sys.argv[1:] if argv is None else argv))
 
 
 def daprd(argv: Sequence[str] | None = None) -> int:
@@ -23,7 +24,17 @@ def daprd(argv: Sequence[str] | None = None) -> int:
 
     defer_all()
 
-    return program.main(sys.argv[1:] if argv is None else argv)
+    return _silenced(program.main(sys.argv[1:] if argv is None else argv))
+
+
+def _silenced(code: int) -> int:
+    """The exit code, also when nobody reads our last words any more; the interpreter would make it 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return code
 
 
 if __name__ == "__main__":

@@ -276,10 +276,13 @@ class _Client:
             async with trio.open_nursery() as nursery, sending:
                 nursery.start_soon(self._forward, receiving)
                 await sending.send({"event": "starting", "appId": app_id})
+                problems: list[str] = []
                 try:
                     await self._serve(attachment, sending)
-                except ConfigError as error:
-                    await sending.send({"event": "error", "message": str(error)})
+                except* ConfigError as group:
+                    problems = _texts(group)
+                if problems:
+                    await sending.send({"event": "error", "message": "; ".join(problems)})
         finally:
             self._node.logs.taps.remove(tap)
 
@@ -308,6 +311,14 @@ class _Client:
     async def _send(self, event: Mapping[str, Any]) -> None:
         line = json.dumps(event, ensure_ascii=False, separators=(",", ":")) + "\n"
         await self._stream.send_all(encode_chunk(line.encode("utf-8", "surrogateescape")))
+
+
+def _texts(group: BaseExceptionGroup[Any]) -> list[str]:
+    """What each error of the group says, however deep it is."""
+    found: list[str] = []
+    for error in group.exceptions:
+        found += _texts(error) if isinstance(error, BaseExceptionGroup) else [str(error)]
+    return found
 
 
 async def _first_of(*events: trio.Event) -> None:

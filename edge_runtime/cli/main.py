@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Final, NamedTuple
@@ -60,19 +58,11 @@ def dispatch(argv: Sequence[str]) -> int:
 def _call(command: Command, argv: Sequence[str]) -> int:
     module = import_module(f"edge_runtime.cli.{command.module}")
     try:
-        code = module.main(argv)
-        sys.stdout.flush()
-        return int(code)
+        return int(module.main(argv))
     except BrokenPipeError:
-        return _reader_left()
+        return 141  # whoever read our answer has seen enough
     except KeyboardInterrupt:
         return 130
-
-
-def _reader_left() -> int:
-    """Whoever read our output has gone; say nothing more, also not when the interpreter flushes."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 141
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], str, list[str]]:

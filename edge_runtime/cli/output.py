@@ -37,7 +37,10 @@ class Messages:
 
     def _say(self, stream: TextIO, status: str, text: str) -> None:
         line = _json_line(status, text) if self._as_json else f"{_mark(stream, status)}{text}"
-        print(line, file=stream, flush=True)
+        try:
+            print(line, file=stream, flush=True)
+        except OSError:
+            pass  # nobody reads it; what runs goes on
 
 
 def _mark(stream: TextIO, status: str) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from edge_runtime.cli import plan as plans
@@ -95,19 +96,13 @@ def read_template(where: str) -> Template:
 
 
 def parse_template(text: str, path: str, directory: str) -> Template:
-    """Check the text's form. Raises ConfigError."""
-    import yaml
-
+    """Check the text's form and bring every field to its type. Raises ConfigError."""
     where = path or "run file from standard input"
-    try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise _Bad(where, f"is no YAML: {error}") from None
+    document = _load(where, text)
     if not isinstance(document, dict):
         raise _Bad(where, "expected a map with version and apps")
-    version = document.get("version")
-    if isinstance(version, bool) or not isinstance(version, int) or version == 0:
-        raise _Bad(where, f"version: expected 1, found {version!r}")
+    if _as_number(document.get("version")) in (None, 0):
+        raise _Bad(where, f"version: expected 1, found {document.get('version')!r}")
     common = document.get("common") or {}
     apps = document.get("apps") or []
     if not isinstance(common, dict):
@@ -116,13 +111,87 @@ def parse_template(text: str, path: str, directory: str) -> Template:
         raise _Bad(where, "apps: expected a list of maps")
     if not apps:
         raise _Bad(where, "apps: no apps to run; expected at least one")
-    warnings = [*_unknown(where, "", document, _ALONE)]
-    warnings += _check(where, "common", common, _SHARED)
+    warnings = _unknown(where, "", document, _ALONE) + _unknown(where, "common", common, _SHARED)
+    typed: list[Mapping[str, Any]] = []
     for index, app in enumerate(apps):
-        warnings += _check(where, f"apps[{index}]", app, _APP)
-        if not app.get("appDirPath"):
+        warnings += _unknown(where, f"apps[{index}]", app, _APP)
+        typed.append(_typed(where, f"apps[{index}]", app, _APP))
+        if not typed[-1].get("appDirPath"):
             raise _Bad(where, f"apps[{index}].appDirPath: required, the directory of the app")
-    return Template(path, directory, str(document.get("name") or ""), common, tuple(apps), tuple(warnings))
+    return Template(
+        path,
+        directory,
+        str(document.get("name") or ""),
+        _typed(where, "common", common, _SHARED),
+        tuple(typed),
+        tuple(warnings),
+    )
+
+
+def _load(where: str, text: str) -> Any:
+    """The YAML with every scalar as its text: `1.10`, `007` and `yes` are for the app to understand."""
+    import yaml
+
+    class TextLoader(yaml.SafeLoader):
+        pass
+
+    TextLoader.yaml_implicit_resolvers = {"<": [("tag:yaml.org,2002:merge", re.compile("^<<$"))]}
+
+    try:
+        return yaml.load(text, TextLoader)
+    except yaml.YAMLError as error:
+        raise _Bad(where, f"is no YAML: {error}") from None
+
+
+def _typed(where: str, place: str, fields: Mapping[Any, Any], known: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+    """The known fields as what they hold. Raises ConfigError."""
+    found: dict[str, Any] = {}
+    for field, (expected, _) in known.items():
+        value = fields.get(field)
+        if value is None or value == "":
+            continue
+        found[field] = _READERS[expected](value)
+        if found[field] is None:
+            raise _Bad(where, f"{place}.{field}: expected {expected}, found {value!r}")
+    _one_of(where, f"{place}.appLogDestination", found.get("appLogDestination"), _DESTINATIONS)
+    _one_of(where, f"{place}.daprdLogDestination", found.get("daprdLogDestination"), _DESTINATIONS)
+    _one_of(where, f"{place}.containerImagePullPolicy", found.get("containerImagePullPolicy"), _PULL_POLICIES)
+    return found
+
+
+def _one_of(where: str, place: str, value: str | None, allowed: Iterable[str]) -> None:
+    if value is not None and value not in allowed:
+        kind = "invalid log destination type: " if place.endswith("LogDestination") else ""
+        raise _Bad(where, f"{place}: {kind}{value}; expected {', '.join(allowed)}")
+
+
+def _as_number(value: Any) -> int | None:
+    try:
+        return int(value, 0) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
+def _as_flag(value: Any) -> bool | None:
+    return _FLAGS.get(value.lower()) if isinstance(value, str) else None
+
+
+def _as_list(value: Any) -> list[str] | None:
+    return value if isinstance(value, list) and all(isinstance(item, str) for item in value) else None
+
+
+def _as_map(value: Any) -> dict[str, str] | None:
+    return value if isinstance(value, dict) and all(isinstance(item, str) for item in value.values()) else None
+
+
+_FLAGS: Final = {**dict.fromkeys(("true", "yes", "on"), True), **dict.fromkeys(("false", "no", "off"), False)}
+_READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    _TEXT: lambda value: value if isinstance(value, str) else None,
+    _NUMBER: _as_number,
+    _FLAG: _as_flag,
+    _LIST: _as_list,
+    _MAP: _as_map,
+}
 
 
 def _unknown(where: str, place: str, fields: Mapping[Any, Any], known: Iterable[str]) -> list[str]:
@@ -132,37 +201,6 @@ def _unknown(where: str, place: str, fields: Mapping[Any, Any], known: Iterable[
         for field in fields
         if field not in known
     ]
-
-
-def _check(where: str, place: str, fields: Mapping[Any, Any], known: Mapping[str, tuple[str, str]]) -> list[str]:
-    for field, value in fields.items():
-        if field not in known or value is None:
-            continue
-        expected = known[field][0]
-        if not _holds(value, expected):
-            raise _Bad(where, f"{place}.{field}: expected {expected}, found {value!r}")
-    for field in ("appLogDestination", "daprdLogDestination"):
-        if fields.get(field) and fields[field] not in _DESTINATIONS:
-            raise _Bad(
-                where,
-                f"{place}.{field}: invalid log destination type: {fields[field]}; expected {', '.join(_DESTINATIONS)}",
-            )
-    policy = fields.get("containerImagePullPolicy")
-    if policy and policy not in _PULL_POLICIES:
-        raise _Bad(where, f"{place}.containerImagePullPolicy: expected {', '.join(_PULL_POLICIES)}, found {policy!r}")
-    return _unknown(where, place, fields, known)
-
-
-def _holds(value: Any, expected: str) -> bool:
-    if expected == _TEXT:
-        return isinstance(value, str) or (isinstance(value, int | float) and not isinstance(value, bool))
-    if expected == _NUMBER:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if expected == _FLAG:
-        return isinstance(value, bool)
-    if expected == _LIST:
-        return isinstance(value, list) and all(_holds(item, _TEXT) or isinstance(item, bool) for item in value)
-    return isinstance(value, dict) and all(not isinstance(item, dict | list) for item in value.values())
 
 
 def plan_template(
@@ -211,7 +249,6 @@ class _Merged:
         if state_directory:
             settings["state-dir"] = [state_directory]
         ports = holder.choose(settings)
-        written = {str(name): _text(value) for name, value in self._environment().items()}
         app_log = self._log(app_id, "app", str(self._get("appLogDestination") or "fileAndConsole"), moment)
         sidecar_log = self._log(app_id, "daprd", str(self._get("daprdLogDestination") or "file"), moment)
         return plans.AppPlan(
@@ -219,9 +256,9 @@ class _Merged:
             arguments=plans.sidecar_arguments(app_id, settings, ports, self._resources(), self._configurations()),
             ports=ports,
             app_port=max(plans.number(settings, "app-port", 0), 0),
-            command=tuple(_text(word) for word in self._app.get("command") or ()),
+            command=tuple(self._app.get("command") or ()),
             directory=self.directory,
-            environment={**environment, **plans.app_environment(app_id, settings, ports), **written},
+            environment={**environment, **plans.app_environment(app_id, settings, ports), **self._environment()},
             sidecar_environment={"DAPR_HOST_IP": "127.0.0.1", **environment},
             socket_directory=str(self._app.get("unixDomainSocket") or ""),
             prefix=f"== APP - {app_id} == ",
@@ -240,7 +277,7 @@ class _Merged:
                 settings[flag] = [_text(value)]
         return settings
 
-    def _environment(self) -> dict[Any, Any]:
+    def _environment(self) -> dict[str, str]:
         return {**(self._common.get("env") or {}), **(self._app.get("env") or {})}
 
     def _resources(self) -> list[str]:
@@ -282,7 +319,5 @@ class _Merged:
 
 
 def _text(value: Any) -> str:
-    """A YAML scalar as the flag or variable that it stands for."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return "" if value is None else str(value)
+    """A field as the flag that it stands for."""
+    return "true" if value is True else str(value)

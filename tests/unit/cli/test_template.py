@@ -71,6 +71,19 @@ apps:
     assert not one.inherit_stdin
 
 
+def test_scalars_stay_as_written(place: Path) -> None:
+    text = "{version: 1, apps: [{appDirPath: one, command: [a, 1.10, 007, yes], env: {A: 1.10, B: no, C: 0x1F, D: }}]}"
+    (one,) = plan(place, text)
+    assert one.command == ("a", "1.10", "007", "yes")
+    assert {key: one.environment[key] for key in "ABCD"} == {"A": "1.10", "B": "no", "C": "0x1F", "D": ""}
+
+
+def test_anchors_are_merged(place: Path) -> None:
+    text = "version: 1\napps:\n- &base {appDirPath: one, appPort: 80}\n- {<<: *base, appID: other, appPort: 0x51}\n"
+    one, other = plan(place, text)
+    assert (one.app_port, other.app_port, other.directory) == (80, 81, one.directory)
+
+
 def test_app_variables_win_over_ports(place: Path) -> None:
     (one,) = plan(place, "{version: 1, apps: [{appDirPath: one, env: {DAPR_HTTP_PORT: 5}}]}")
     assert one.environment["DAPR_HTTP_PORT"] == "5"
@@ -138,14 +151,14 @@ def test_runtime_path_is_the_last_resort(place: Path) -> None:
         ("{version: 1, apps: [{appDirPath: one, appPort: x}]}", "apps[0].appPort: expected a whole number, found 'x'"),
         ("{version: 1, apps: [{appDirPath: one, command: x}]}", "apps[0].command: expected a list of texts"),
         ("{version: 1, apps: [{appDirPath: one, env: [x]}]}", "apps[0].env: expected a map of texts"),
-        ("{version: 1, apps: [{appDirPath: one, appSSL: 'no'}]}", "apps[0].appSSL: expected true or false"),
+        ("{version: 1, apps: [{appDirPath: one, appSSL: perhaps}]}", "apps[0].appSSL: expected true or false"),
         (
             "{version: 1, common: {appLogDestination: Console}, apps: [{appDirPath: one}]}",
             "common.appLogDestination: invalid log destination type: Console; expected console, file, fileAndConsole",
         ),
         (
             "{version: 1, apps: [{appDirPath: one, containerImagePullPolicy: x}]}",
-            "containerImagePullPolicy: expected Always, IfNotPresent, Never",
+            "containerImagePullPolicy: x; expected Always, IfNotPresent, Never",
         ),
         ("{version: 1, apps: [{appDirPath: one}, {appDirPath: one}]}", "apps[1].appID: 'one' is there twice"),
     ],
