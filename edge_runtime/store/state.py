@@ -11,7 +11,6 @@ import binascii
 import math
 import sqlite3
 import time
-import uuid
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
@@ -324,6 +323,8 @@ def _after_prefix(prefix: str) -> str | None:
 def _new_etags() -> Iterator[str]:
     """Random UUIDs (version 4) for ever; the system is asked for 64 at a time."""
     while True:
-        pool = urandom(16 * 64)
-        for start in range(0, len(pool), 16):
-            yield str(uuid.UUID(bytes=pool[start : start + 16], version=4))
+        pool = urandom(16 * 64).hex()
+        for at in range(0, len(pool), 32):
+            digits = pool[at : at + 32]
+            variant = "89ab"[int(digits[16], 16) & 3]
+            yield f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
