@@ -221,11 +221,17 @@ async def _stop_all(subscriptions: Iterable[_Running]) -> None:
     stopping = list(subscriptions)
     for running in stopping:
         running.delivery.gate.close()
+    if stopping:
+        logger.info("stopping subscriptions: %d, to topics %s", len(stopping), _topics(stopping))
     with trio.move_on_after(DRAIN_LIMIT_S):
         for running in stopping:
             await running.delivery.gate.drained()
     for running in stopping:
         running.scope.cancel()
+
+
+def _topics(subscriptions: Iterable[_Running]) -> str:
+    return ", ".join(running.spec.topic for running in subscriptions)
 
 
 class _Running:
