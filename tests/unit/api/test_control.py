@@ -160,6 +160,10 @@ async def talking(path: str) -> AsyncIterator[Conversation]:
         yield Conversation(stream)
 
 
+def attachment_settings(*words: str) -> control.Attachment:
+    return control.Attachment(parse_flags(words), {}, "")
+
+
 def attachment(*words: str) -> bytes:
     argv = ["--app-id=a", "--dapr-http-port=1", "--dapr-grpc-port=2", *words]
     return json.dumps({"argv": argv, "environment": {"NAMESPACE": "n"}, "directory": "/d"}).encode()
@@ -288,7 +292,7 @@ async def test_bad_attachment_is_refused(node: FakeNode, place: str, body: bytes
 
 
 async def test_name_is_given_once(node: FakeNode, place: str) -> None:
-    node.apps["a"] = FakeApp(control.Attachment(parse_flags(["--app-id=a"]), {}, ""))
+    node.apps["a"] = FakeApp(attachment_settings("--app-id=a"))
     async with serving(node, place), talking(place) as client:
         status, value = await client.ask("POST", "/edge/v1/apps", attachment())
     assert (status, value["error"]) == (409, "an app with the id 'a' runs on this node already")
@@ -302,7 +306,7 @@ async def test_closed_node_takes_no_apps(tmp_path: Path, place: str) -> None:
 
 
 async def test_single_questions_are_answered(node: FakeNode, place: str) -> None:
-    app = node.apps["a/b"] = FakeApp(control.Attachment(parse_flags(["--app-id=a", "--app-port=5"]), {}, ""))
+    app = node.apps["a/b"] = FakeApp(attachment_settings("--app-id=a", "--app-port=5"))
     async with serving(node, place), talking(place) as client:
         assert await client.ask("PUT", "/edge/v1/apps/a%2Fb/metadata/key?value=a%20b") == (200, {})
         assert app.extended == {"key": "a b"}

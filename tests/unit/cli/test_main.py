@@ -20,8 +20,8 @@ def test_bare_command_prints_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_unknown_command_names_nearest(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["lits"]) == 255
-    assert 'unknown command "lits" for "edge-runtime" (did you mean "list"?)' in capsys.readouterr().err
+    assert main(["lisd"]) == 255
+    assert 'unknown command "lisd" for "edge-runtime" (did you mean "list"?)' in capsys.readouterr().err
 
 
 def test_unknown_flag_names_nearest(capsys: pytest.CaptureFixture[str]) -> None:

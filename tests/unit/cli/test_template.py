@@ -171,10 +171,10 @@ def test_mistakes_are_named(place: Path, text: str, problem: str) -> None:
 
 
 def test_unknown_fields_are_told(place: Path) -> None:
-    text = "{version: 1, comon: {}, apps: [{appDirPath: one, apPort: 3}]}"
+    text = "{version: 1, comn: {}, apps: [{appDirPath: one, apPort: 3}]}"
     template = parse_template(text, "f", str(place))
     assert template.warnings == (
-        'f: comon is unknown and is ignored (did you mean "common"?)',
+        'f: comn is unknown and is ignored (did you mean "common"?)',
         'f: apps[0].apPort is unknown and is ignored (did you mean "appPort"?)',
     )
 
