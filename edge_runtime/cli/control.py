@@ -76,7 +76,19 @@ def own_socket(environment: Mapping[str, str], pid: int) -> str | None:
             return None
     except OSError:
         return None
+    _remove_left_behind(directory)
     return os.path.join(directory, f"{pid}.sock")
+
+
+def _remove_left_behind(directory: str) -> None:
+    """The sockets of processes that were killed and are no more."""
+    for path in _sockets_in(directory):
+        owner = os.path.basename(path).removesuffix(".sock")
+        if owner.isdigit() and _is_socket(path) and not os.path.exists(f"/proc/{owner}"):
+            try:
+                os.unlink(path)
+            except OSError:
+                pass  # another process was faster, or it is not ours to remove
 
 
 def running_nodes(environment: Mapping[str, str], path: str = "") -> Iterator[NodeControl]:

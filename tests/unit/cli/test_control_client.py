@@ -91,3 +91,15 @@ def test_left_socket_is_passed_over(tmp_path: Path) -> None:
 def test_own_socket_needs_a_place(tmp_path: Path) -> None:
     assert own_socket(variables(tmp_path), 7) == str(tmp_path / "run" / "7.sock")
     assert own_socket({"EDGE_RUNTIME_RUN_DIR": "/proc/none"}, 7) is None
+
+
+def test_sockets_of_the_dead_are_removed(tmp_path: Path) -> None:
+    import os
+    import socket
+
+    (tmp_path / "run").mkdir()
+    for name in ("4999999", str(os.getpid()), "control"):
+        with socket.socket(socket.AF_UNIX) as left:
+            left.bind(str(tmp_path / "run" / f"{name}.sock"))
+    own_socket(variables(tmp_path), 7)
+    assert sorted(path.stem for path in (tmp_path / "run").iterdir()) == sorted([str(os.getpid()), "control"])
