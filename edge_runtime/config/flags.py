@@ -74,6 +74,8 @@ class DaprdFlags(NamedTuple):
     enable_profiling: bool
     help: bool
     hot_reload_reconcile_interval: float
+    http_idle_timeout: float
+    http_stall_timeout: float
     log_as_json: bool
     log_file: str
     log_level: str
@@ -92,6 +94,8 @@ class DaprdFlags(NamedTuple):
     sentry_address: str
     sentry_request_jwt_audiences: tuple[str, ...]
     state_dir: str
+    store_queue_operations: int
+    store_queue_size: int
     unix_domain_socket: str
     version: bool
     wait: bool

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 
 class Health:
     """Targets start unready and are ticked off; `/v1.0/healthz` is well when none is left."""
 
-    def __init__(self, targets: Iterable[str]) -> None:
+    def __init__(self, targets: Iterable[str], look: Callable[[], Iterable[str]] = tuple) -> None:
         self._unready = dict.fromkeys(targets)
+        self._look = look  # asked each time: targets that are unwell now, such as a store without a disk
         self.outbound_ready = False
 
     def ready(self, target: str) -> None:
@@ -19,7 +20,10 @@ class Health:
         """A part that worked has stopped working (a store that lost its disk, a shutdown that began)."""
         self._unready[target] = None
 
+    def is_unready(self, target: str) -> bool:
+        return target in self._unready
+
     @property
     def waiting_for(self) -> list[str]:
         """Names of the targets that are not ready, in the order in which they became so."""
-        return list(self._unready)
+        return [*self._unready, *self._look()]

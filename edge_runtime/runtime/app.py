@@ -51,7 +51,7 @@ class App:
         self.grpc_port = settings.flags.dapr_grpc_port or 0
         self.listening = False
         self.started_at = time.time()
-        self.health = Health(("runtime",))
+        self.health = Health(("runtime",), node.unwell)
         self.metrics = Metrics(self.app_id)
         # Made with the first generation and kept: what was counted before a reload still counts.
         self.http_metrics: HttpServerMetrics | None = None

@@ -25,7 +25,7 @@ from edge_runtime.observability.log import Handler, current_app, setup_logging
 from edge_runtime.observability.metrics import Metrics
 from edge_runtime.runtime.app import App, serve_app
 from edge_runtime.runtime.settings import AppSettings, NodeSettings
-from edge_runtime.store.database import Databases, open_databases
+from edge_runtime.store.database import Databases, StoreLimits, open_databases
 
 log = logging.getLogger("dapr.runtime")
 signals_log = logging.getLogger("dapr.signals")
@@ -98,6 +98,10 @@ class Node:
         """End the process with code 1 in a moment, with nothing drained."""
         threading.Timer(FORCED_AFTER_S, os._exit, (1,)).start()
 
+    def unwell(self) -> list[str]:
+        """What health shows beside the targets of an app: `store` while a database file refuses writes."""
+        return ["store"] if self.databases.unhealthy else []
+
     async def until_over(self) -> None:
         """Wait until the last app has left; a node that lingers also waits to be told."""
         while self.apps or (self.settings.linger and not self._stopping):
@@ -119,7 +123,7 @@ async def run_node(
     log.info("Starting Dapr Runtime -- version %s -- commit %s", RUNTIME_VERSION, "edge")
     log.info("Log level set to: %s", _level(settings, apps))
     try:
-        async with open_node(settings, logs) as node:
+        async with open_node(settings, _store_limits(apps), logs) as node:
             async with trio.open_nursery() as nursery:
                 if signals:
                     await nursery.start(_listen_for_signals, node)
@@ -158,12 +162,20 @@ async def _open_control(nursery: trio.Nursery, node: Node, path: str) -> None:
 
 
 @asynccontextmanager
-async def open_node(settings: NodeSettings, logs: Handler) -> AsyncIterator[Node]:
+async def open_node(settings: NodeSettings, limits: StoreLimits, logs: Handler) -> AsyncIterator[Node]:
     """The shared things, opened in the order in which they need one another."""
     _make_state_directory(settings.state_dir)
-    async with open_databases() as databases, trio.open_nursery() as nursery:
+    async with open_databases(limits) as databases, trio.open_nursery() as nursery:
         yield Node(settings, databases, nursery, logs)
         nursery.cancel_scope.cancel()
+
+
+def _store_limits(apps: Sequence[AppSettings]) -> StoreLimits:
+    """The files are the node's: the first app's flags say how much may wait for them."""
+    if not apps:
+        return StoreLimits()
+    flags = apps[0].flags
+    return StoreLimits(queue_operations_max=flags.store_queue_operations, queue_bytes_max=flags.store_queue_size)
 
 
 def _make_state_directory(path: str) -> None:

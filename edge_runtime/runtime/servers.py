@@ -73,10 +73,17 @@ async def open_servers(app: App) -> AsyncIterator[Servers]:
             bound.append(_Bound("public", public, app.handle_public))
         if flags.enable_metrics:
             bound += await _open_metrics(app, flags, stack)
-        limits = ServerLimits(
-            header_bytes_max=flags.header_bytes_max + HEADER_SLACK_BYTES, connections_max=flags.max_connections
-        )
-        yield Servers(limits, bound)
+        yield Servers(_limits(flags), bound)
+
+
+def _limits(flags: DaprdFlags) -> ServerLimits:
+    return ServerLimits(
+        header_bytes_max=flags.header_bytes_max + HEADER_SLACK_BYTES,
+        connections_max=flags.max_connections,
+        idle_timeout_s=flags.http_idle_timeout,
+        body_read_stall_s=flags.http_stall_timeout,
+        write_stall_s=flags.http_stall_timeout,
+    )
 
 
 async def _open_api(app: App, flags: DaprdFlags, stack: AsyncExitStack) -> list[Listener]:

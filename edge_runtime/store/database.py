@@ -185,9 +185,9 @@ class Database:
             why = "it was opened to read only" if self._where.read_only else "it is being closed"
             return StoreUnavailable(f"store file {self.path}: the write was refused: {why}")
         if self._pending_operations >= limits.queue_operations_max:
-            full = f"{limits.queue_operations_max} writes are waiting; raise queue_operations_max"
+            full = f"{limits.queue_operations_max} writes are waiting; raise --store-queue-operations"
         else:
-            full = f"{size_bytes} bytes more would pass {limits.queue_bytes_max} waiting; raise queue_bytes_max"
+            full = f"{size_bytes} bytes more would pass {limits.queue_bytes_max} waiting; raise --store-queue-size"
         return Overloaded(f"store file {self.path}: the write queue is full: {full}, or send fewer writes at once")
 
     # --- the feeder ---------------------------------------------------------------------------------------------------

@@ -179,12 +179,12 @@ async def test_full_queue_refuses(path: str) -> None:
         await gate.hold(database, nursery)
         nursery.start_soon(lambda: database.write(insert(1), size_bytes=900))
         await trio.testing.wait_all_tasks_blocked()
-        with pytest.raises(Overloaded, match="raise queue_bytes_max"):
+        with pytest.raises(Overloaded, match="raise --store-queue-size"):
             await database.write(insert(9), size_bytes=101)
         for number in (2, 3):
             nursery.start_soon(database.write, insert(number))
         await trio.testing.wait_all_tasks_blocked()
-        with pytest.raises(Overloaded, match="3 writes are waiting; raise queue_operations_max"):
+        with pytest.raises(Overloaded, match="3 writes are waiting; raise --store-queue-operations"):
             await database.write(insert(9))
         gate.go.set()
     async with open_database(location(path), limits) as database:
