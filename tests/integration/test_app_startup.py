@@ -141,12 +141,12 @@ def test_discovery_answers(tmp_path: Path) -> None:
         assert rows["v1"] == {
             "pubsubname": "pubsub",
             "topic": "v1",
-            "rules": [{"match": "", "path": "v1-path"}],
+            "rules": [{"path": "v1-path"}],
             "deadLetterTopic": "",
             "type": "PROGRAMMATIC",
         }
-        assert rows["v2"]["rules"] == [{"match": "event.type == 'a'", "path": "/a"}, {"match": "", "path": "/d"}]
-        assert rows["both"]["rules"] == [{"match": "", "path": "/a"}, {"match": "", "path": "/r"}]
+        assert rows["v2"]["rules"] == [{"match": "event.type == 'a'", "path": "/a"}, {"path": "/d"}]
+        assert rows["both"]["rules"] == [{"path": "/a"}, {"path": "/r"}]
         assert (rows["full"]["deadLetterTopic"], rows["full"]["metadata"]) == ("dead", {"rawPayload": "true"})
         assert rows["declared"]["type"] == "DECLARATIVE"
         assert topics(200, [{"pubsubname": "pubsub", "topic": "pathless"}], "without a route") == ["declared"]

@@ -18,6 +18,7 @@ from edge_runtime.blocks.pubsub.bindings import PubSubBinding
 from edge_runtime.blocks.pubsub.bulk import BulkDelivery
 from edge_runtime.blocks.pubsub.delivery import Delivery, IngressMetrics, Tools
 from edge_runtime.blocks.pubsub.publish import Publisher, random_id
+from edge_runtime.blocks.pubsub.rules import Rule
 from edge_runtime.blocks.pubsub.subscriptions import DiscoveryError, SubscriptionSpec, merge, read_programmatic
 from edge_runtime.model.errors import BodyTooLarge, DriverError
 from edge_runtime.model.http import Request
@@ -305,5 +306,9 @@ def _row(spec: SubscriptionSpec) -> dict[str, Any]:
     if spec.metadata:
         row["metadata"] = dict(spec.metadata)
     if spec.rules:
-        row["rules"] = [{"match": rule.match, "path": rule.path} for rule in spec.rules]
+        row["rules"] = [_rule_row(rule) for rule in spec.rules]
     return {**row, "deadLetterTopic": spec.dead_letter_topic, "type": spec.kind.value}
+
+
+def _rule_row(rule: Rule) -> dict[str, str]:
+    return {"match": rule.match, "path": rule.path} if rule.match else {"path": rule.path}

@@ -92,7 +92,7 @@ async def test_both_kinds_run_together() -> None:
             {
                 "pubsubname": "pubsub",
                 "topic": "a",
-                "rules": [{"match": "", "path": "/orders"}],
+                "rules": [{"path": "/orders"}],
                 "deadLetterTopic": "",
                 "type": "DECLARATIVE",
             },
@@ -100,7 +100,7 @@ async def test_both_kinds_run_together() -> None:
                 "pubsubname": "pubsub",
                 "topic": "b",
                 "metadata": {"k": "v"},
-                "rules": [{"match": "", "path": "/asked"}],
+                "rules": [{"path": "/asked"}],
                 "deadLetterTopic": "dead",
                 "type": "PROGRAMMATIC",
             },
