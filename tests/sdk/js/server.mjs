@@ -1,0 +1,98 @@
+// An app with DaprServer: subscriptions of every kind, and methods for all verbs. Says what comes to it.
+
+import { DaprPubSubStatusEnum, DaprServer, HttpMethod } from "@dapr/dapr";
+import express from "express";
+import { communicationProtocol, options, say } from "./lines.mjs";
+
+const { SUCCESS, RETRY, DROP } = DaprPubSubStatusEnum;
+const pubsub = "pubsub";
+
+// The SDK listens on every address of the machine when it makes the server itself.
+const serverHttp = express();
+const listen = serverHttp.listen.bind(serverHttp);
+serverHttp.listen = (port) => listen(port, "127.0.0.1");
+
+const server = new DaprServer({
+  serverHost: "127.0.0.1",
+  serverPort: process.env.APP_PORT,
+  communicationProtocol,
+  serverHttp,
+  clientOptions: options,
+  logger: options.logger,
+});
+
+const note = (name) => async (data) => say(name, data);
+
+await server.pubsub.subscribe(pubsub, "plain", note("plain"));
+await server.pubsub.subscribe(pubsub, "a/deep-Topic.1", note("deep"));
+await server.pubsub.subscribe(pubsub, "raw", note("raw"), "", { rawPayload: true });
+await server.pubsub.subscribe(pubsub, "routed-by-name", note("named"), "/by-name");
+
+// rules
+const route = {
+  default: "/other",
+  rules: [
+    { match: 'event.type == "shop.widget"', path: "/widgets" },
+    { match: 'has(event.data.size) && event.data.size > 10', path: "/large" },
+  ],
+};
+await server.pubsub.subscribeWithOptions(pubsub, "ruled", { route });
+for (const path of ["/widgets", "/large", "/other"]) {
+  server.pubsub.subscribeToRoute(pubsub, "ruled", path, note(`ruled${path}`));
+}
+
+// answers
+const seen = new Map();
+const attempt = (key) => seen.set(key, (seen.get(key) ?? 0) + 1).get(key);
+await server.pubsub.subscribe(pubsub, "answers", async ({ id, answers }) => {
+  const n = attempt(id);
+  const answer = answers[n - 1] ?? SUCCESS;
+  say("answers", { id, n, answer });
+  if (answer === "throw") throw new Error("on purpose");
+  return answer;
+});
+await server.pubsub.subscribeWithOptions(pubsub, "doomed", {
+  deadLetterTopic: "dead",
+  callback: async ({ answer }) => {
+    say("doomed", answer);
+    return { drop: DROP, retry: RETRY }[answer] ?? SUCCESS;
+  },
+});
+await server.pubsub.subscribe(pubsub, "dead", note("dead"));
+
+// bulk
+await server.pubsub.subscribeBulk(pubsub, "bulk", note("bulk"), { maxMessagesCount: 4, maxAwaitDurationMs: 100 });
+await server.pubsub.subscribeBulk(pubsub, "bulk-answers", async ({ id, answer }) => {
+  const n = attempt(`bulk-${id}`);
+  say("bulk-answers", { id, n });
+  return n === 1 ? answer : SUCCESS;
+}, { maxAwaitDurationMs: 100 });
+
+// methods
+const echo = (verb) => async ({ body, query, headers, metadata }) => {
+  const { "x-note": extra, "user-agent": agent, "dapr-api-token": token, traceparent } = headers;
+  const caller = headers["dapr-caller-app-id"];
+  const sent = body === undefined ? null : JSON.parse(body);
+  return { verb, sent, query, type: metadata.contentType, extra, agent, token, caller, traced: !!traceparent };
+};
+for (const verb of Object.keys(HttpMethod)) {
+  await server.invoker.listen("echo", echo(verb), { method: HttpMethod[verb] });
+  await server.invoker.listen("deep/er/echo", echo(verb), { method: HttpMethod[verb] });
+}
+await server.invoker.listen("nothing", async () => {}, { method: HttpMethod.POST });
+serverHttp.get("/status/:code", (request, response) => {
+  response.status(Number(request.params.code)).set("x-from", "app").send({ code: request.params.code });
+});
+serverHttp.get("/text", (_, response) => response.type("text/plain").send("just text"));
+serverHttp.get("/moved", (_, response) => response.redirect(302, "/v1.0/metadata"));
+
+await server.actor.init(); // an app that hosts actors answers /dapr/config; its other parts work without them
+
+say("starting");
+await server.start();
+say("started");
+process.once("SIGTERM", async () => {
+  await server.stop();
+  await server.client.stop();
+  say("stopped");
+});
