@@ -175,7 +175,7 @@ async def serve_generation(app: App, files: Files, *, task_status: trio.TaskStat
             app.node.peers.add(built.peer)
             stack.callback(app.node.peers.remove, built.peer)
             async with trio.open_nursery() as background:
-                background.start_soon(_attend_app, app, files, built)
+                background.start_soon(_attend_app, app, files, built, background)
                 task_status.started(built.generation)
                 await built.generation.until_closing()
                 background.cancel_scope.cancel()
@@ -515,8 +515,11 @@ def _http_metrics(app: App, configuration: Configuration) -> HttpServerMetrics |
 # --- the life beside the app ------------------------------------------------------------------------------------------
 
 
-async def _attend_app(app: App, files: Files, built: _Built) -> None:
-    """Wait for the app, ask what it wants, deliver while it is well. Without an app port nothing is waited for."""
+async def _attend_app(app: App, files: Files, built: _Built, background: trio.Nursery) -> None:
+    """Wait for the app, ask what it wants, deliver while it is well. Without an app port nothing is waited for.
+
+    Health probes run in `background`: they go on when deliveries are stopped, as a blocked shutdown asks for.
+    """
     generation = built.generation
     try:
         with generation.deliveries:
@@ -527,7 +530,7 @@ async def _attend_app(app: App, files: Files, built: _Built) -> None:
                 if generation.app_health is None:
                     await _begin_deliveries(files, built, nursery)
                 else:
-                    await nursery.start(generation.app_health.run)
+                    await background.start(generation.app_health.run)
                     nursery.start_soon(_follow_health, files, built, nursery)
                 app.initialized()
     finally:
