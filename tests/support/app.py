@@ -16,15 +16,16 @@ from tests.support.sidecar import WAIT_S
 class Received(NamedTuple):
     method: str
     path: str
-    headers: Mapping[str, str]
+    headers: Mapping[str, str]  # of repeated ones the last
     body: bytes
+    lines: tuple[tuple[str, str], ...] = ()  # all of them, in their order
 
     def json(self) -> Any:
         return json.loads(self.body)
 
 
-# Takes what came and answers (status, body); a body that is no bytes is JSON.
-Route = Callable[[Received], tuple[int, Any]]
+# Takes what came and answers (status, body), perhaps with headers; a body that is no bytes is JSON.
+Route = Callable[[Received], tuple[int, Any] | tuple[int, Any, Mapping[str, str]]]
 
 
 class App:
@@ -54,18 +55,22 @@ class App:
                     body = self._chunked()
                 else:
                     body = self.rfile.read(length)
-                came = Received(self.command, self.path, headers, body)
+                lines = tuple((key.lower(), value) for key, value in self.headers.items())
+                came = Received(self.command, self.path, headers, body, lines)
                 route = routes.get(self.path.partition("?")[0])
                 own = self.path in ("/dapr/config", "/dapr/subscribe", "/healthz")
                 (app.asked if own else app.received).put(came)
-                status, answer = (404, b"") if route is None else route(came)
+                status, answer, *more = (404, b"") if route is None else route(came)
                 data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
                 self.send_response(status)
                 if not isinstance(answer, bytes):
                     self.send_header("content-type", "application/json")
+                for name, value in more[0].items() if more else ():
+                    self.send_header(name, value)
                 self.send_header("content-length", str(len(data)))
                 self.end_headers()
-                self.wfile.write(data)
+                if self.command != "HEAD":
+                    self.wfile.write(data)
 
             def _chunked(self) -> bytes:
                 pieces = []
@@ -75,7 +80,7 @@ class App:
                 self.rfile.readline()
                 return b"".join(pieces)
 
-            do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_HEAD = do_any
+            do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_HEAD = do_TRACE = do_any
 
             def log_message(self, *args: Any) -> None:
                 """Tests look at `received`."""

@@ -319,7 +319,22 @@ def _as_events(request: Request, response: Response, *, own: bool) -> Response:
     if request.header(b"accept") != _EVENT_STREAM or not 200 <= response.status < 300:
         return response
     kept = [header for header in response.headers if header[0] not in _EVENT_NAMES] if own else []
-    return Response(200, [*kept, *_EVENT_HEADERS], response.body)
+    body = response.body
+    return Response(200, [*kept, *_EVENT_HEADERS], _Unmeasured(body.data) if body.buffered else body)
+
+
+class _Unmeasured(Body):
+    """Bytes in memory that are written as a stream: an event stream says no length, even when it is here already."""
+
+    __slots__ = ()
+
+    @property
+    def length(self) -> int | None:
+        return None
+
+    @property
+    def buffered(self) -> bool:
+        return False
 
 
 def forwarding_headers(address: str, name: str) -> tuple[Header, ...]:

@@ -322,6 +322,8 @@ async def test_event_streams_are_relayed(target: str, kept: list[Header]) -> Non
         (b"cache-control", b"no-cache"),
         (b"connection", b"keep-alive"),
     ]
+    assert (response.body.length, response.body.buffered) == (None, False)
+    assert [piece async for piece in response.body.chunks()] == [b"data: 1"]
 
 
 @pytest.mark.parametrize(("accept", "status"), [(b"text/event-stream, */*", 200), (b"text/event-stream", 404)])
