@@ -384,11 +384,14 @@ def _one_of(name: str, value: str, allowed: Sequence[str]) -> list[str]:
 
 
 def later_flags(flags: DaprdFlags, table: Iterable[Flag] = FLAGS) -> list[str]:
-    """One line for each flag on the command line that is accepted and has no effect yet."""
+    """Flags on the command line that are accepted and have no effect yet: a line for each part that will serve them."""
+    by_part: dict[str, list[str]] = {}
+    for flag in table:
+        if flag.later and flag.name in flags.given and _asks_for_something(flags, flag):
+            by_part.setdefault(flag.later, []).append(f"--{flag.name}")
     lines = [
-        f"--{flag.name} is accepted and has no effect yet: {flag.later}"
-        for flag in table
-        if flag.later and flag.name in flags.given and _asks_for_something(flags, flag)
+        f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} accepted, without effect yet: {part}"
+        for part, names in by_part.items()
     ]
     if flags.protocol in ("h2c", "grpc", "grpcs"):
         lines.append(f"--app-protocol {flags.protocol} is accepted; calls to such an app come with a later part")

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge_runtime.cli.template import parse_template
 from edge_runtime.config.configuration import expand, load_configuration
 from edge_runtime.config.flags import FLAGS, FlagError, parse_flags, validate
 from edge_runtime.config.references import unquote_go
 from edge_runtime.config.resources import load_resources
-from edge_runtime.config.template import Bases, read_template
 from edge_runtime.config.yaml import Chunk, parse_document, plain_value, split_documents
 from edge_runtime.model.errors import ConfigError
 
@@ -51,10 +51,10 @@ def test_resource_files_never_surprise(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as directory:
         path = str(Path(directory) / "a.yaml")
         Path(path).write_bytes(data)
-        bases = Bases(directory, directory, directory)
         fatal = problem(lambda: load_resources([directory], app_id="app"))
         assert fatal is None or "is already defined" in fatal
-        for read in (lambda: load_configuration([path], {}), lambda: read_template(data, path, bases)):
+        text = data.decode("utf-8", "replace")
+        for read in (lambda: load_configuration([path], {}), lambda: parse_template(text, path, directory)):
             fatal = problem(read)
             assert fatal is None or path in fatal
 
