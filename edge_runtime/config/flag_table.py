@@ -45,6 +45,7 @@ _DURATION, _SIZE = FlagKind.DURATION, FlagKind.SIZE
 _ACTORS: Final = "actors come with a later part; their reminders need no placement or scheduler service here"
 _JOBS: Final = "jobs come with a later part and need no scheduler service here"
 _GRPC: Final = "the gRPC API comes with a later part"
+_RELOAD: Final = "files are read again on SIGHUP; watching them comes with a later part"
 _MTLS: Final = "mTLS between nodes comes with a later part"
 _PROFILING: Final = "there is no pprof server; profiling comes with a later part"
 _KUBERNETES: Final = "it concerns Kubernetes only"
@@ -95,7 +96,13 @@ FLAGS: Final[tuple[Flag, ...]] = (
     Flag("actors-disseminate-timeout", _DURATION, "30s", "Time for spreading placement tables.", later=_ACTORS),
     Flag("scheduler-host-address", _LIST, "", "Addresses of a scheduler service.", later=_JOBS),
     Flag("scheduler-job-streams", FlagKind.UNSIGNED, "3", "Streams to the scheduler service.", later=_JOBS),
-    Flag("hot-reload-reconcile-interval", _DURATION, "0s", "Time between readings of the resource files; 0 is 60s."),
+    Flag(
+        "hot-reload-reconcile-interval",
+        _DURATION,
+        "0s",
+        "Time between full readings of the files; 0 is 60s.",
+        later=_RELOAD,
+    ),
     Flag("enable-mtls", _SWITCH, "false", "Mutual TLS between sidecars.", later=_MTLS),
     Flag("sentry-address", _TEXT, "", "Address of the certificate authority.", later=_MTLS),
     Flag("sentry-request-jwt-audiences", _LIST, "", "Audiences of the identity token.", later=_MTLS),
