@@ -397,16 +397,14 @@ class Connection:
             return
         self._read_deadline = _NEVER
         self._sock.shutdown(socket.SHUT_WR)
-        left = self._server.limits.drain_bytes_max
+        left = self._server.limits.linger_bytes_max
         data = self._receive_now()
         if data is None and not self._reader.in_body:
             return
         with trio.move_on_after(_LINGER_S):
             while data != b"" and left > 0:
-                if data is None:
-                    await trio.lowlevel.wait_readable(self._fd)
-                else:
-                    left -= len(data)
+                left -= len(data or b"")
+                await trio.lowlevel.wait_readable(self._fd)
                 data = self._receive_now()
 
     # --- a client that may leave ------------------------------------------------------------------------------------

@@ -66,6 +66,7 @@ class ServerLimits(NamedTuple):
     connections_max: int = 4096
     pipelined_max: int = 16  # requests answered in a row before other connections have their turn
     drain_bytes_max: int = 262144  # of an unread body, to keep its connection
+    linger_bytes_max: int = 2**24  # of an unread body, so that a client that sends before it reads gets its answer
 
 
 class HttpServer:

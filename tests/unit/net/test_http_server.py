@@ -411,6 +411,17 @@ async def test_too_much_unread_closes() -> None:
         assert await client.closed()
 
 
+async def test_a_large_body_is_seen_off() -> None:
+    """A client that sends all of it before it reads must not find its connection reset."""
+    data = encode_request("POST", b"/", [(b"host", b"a")], b"x" * 2**23)
+    async with serving(hello) as served:
+        client = await served.connect()
+        await client.send(data)
+        head, body = await client.response()
+        assert (body, head.keep_alive) == (b"hello", False)
+        assert await client.closed()
+
+
 async def test_a_body_may_turn_bad() -> None:
     begun = trio.Event()
 
