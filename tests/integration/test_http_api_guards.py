@@ -223,6 +223,22 @@ def test_a_tracer_makes_spans(port: int) -> None:
     assert "traceparent" not in ask(port, "GET", "/v1.0/healthz", None, headers).headers
 
 
+def test_tracing_can_be_off(tmp_path: Path, app: App) -> None:
+    """Then headers are nobody's business; a token that nobody checks goes to the app."""
+    configuration = {"apiVersion": "dapr.io/v1alpha1", "kind": "Configuration", "metadata": {"name": "c"}}
+    spec = {"tracing": {"samplingRate": "0"}}
+    (tmp_path / "c.yaml").write_text(json.dumps({**configuration, "spec": spec}))
+    flags = ("--config", str(tmp_path / "c.yaml"), "--allowed-origins", "*")
+    headers = (*TOKEN, *FOREIGN, ("traceparent", TRACE), ("baggage", "no baggage"))
+    with Sidecar(tmp_path, *flags, app_id="me", app_port=app.port) as sidecar:
+        reply = ask(sidecar.port, "GET", "/v1.0/metadata", None, headers)
+        assert (reply.status, {"traceparent", "baggage"} & set(reply.headers)) == (200, set())
+        assert cors(reply) == {"access-control-allow-origin": "*"}
+        assert ask(sidecar.port, "GET", "/v1.0/invoke/me/method/m", None, headers).status == 200
+    came = app.next()
+    assert (came.headers["traceparent"], came.headers["dapr-api-token"]) == (TRACE, TOKEN[0][1])
+
+
 # --- API lists --------------------------------------------------------------------------------------------------------
 
 

@@ -218,6 +218,19 @@ def test_no_raw_payload_has_an_envelope(bus: Setting, query: str) -> None:
     assert bus.event(f"{PUBLISH}t?{query}", "x")["data"] == "x"
 
 
+def test_subscriptions_are_told(bus: Setting) -> None:
+    told = ask(bus.port, "GET", "/v1.0/metadata").json()["subscriptions"]
+    plain = {"rules": [{"path": "/got"}], "deadLetterTopic": "", "type": "PROGRAMMATIC"}
+    assert sorted(told, key=str) == sorted(
+        [
+            *({"pubsubname": name, "topic": topic, **plain} for name, topic in (("bus", "t"), ("bus", "a/b c"))),
+            {"pubsubname": "bulk", "topic": "t", **plain},
+            {"pubsubname": "bus", "topic": "raw", **plain, "metadata": {"rawPayload": "true"}},
+        ],
+        key=str,
+    )
+
+
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
