@@ -22,7 +22,7 @@ from edge_runtime.net.listeners import ListenError
 from edge_runtime.observability.health import Health
 from edge_runtime.observability.http_metrics import HttpServerMetrics
 from edge_runtime.observability.metrics import Metrics, render
-from edge_runtime.runtime.assembly import Files, Generation, read_files, say_what_comes_later, serve_generation
+from edge_runtime.runtime.assembly import Files, Generation, check, read_files, say_what_comes_later, serve_generation
 from edge_runtime.runtime.servers import Servers, open_servers
 from edge_runtime.runtime.settings import AppSettings
 
@@ -124,31 +124,44 @@ class App:
     # --- the service -------------------------------------------------------------------------------------------------
 
     async def run_generations(self, files: Files, *, task_status: trio.TaskStatus[None]) -> None:
-        """One generation after the other until cancelled. A reload with files that cannot be used changes nothing."""
-        first = True
+        """One generation after the other until cancelled. A reload with files that cannot be used changes nothing; when
+        that shows only while components open, what ran before is opened again."""
+        good: Files | None = None
         while True:
-            async with trio.open_nursery() as nursery:
-                generation: Generation = await nursery.start(serve_generation, self, files)
-                for key, value in self.extended.items():
-                    generation.blocks.metadata.put(key, value)
-                self.generation = generation
-                self._ready.set()
-                if first:
-                    first = False
-                    task_status.started()
-                files = await self._next_files()
-                self._began = time.monotonic()
-                log.info("Going over to the new files")
-                self.generation, self._ready = None, trio.Event()
-                await generation.stop_deliveries()
-                await generation.close()
+            try:
+                async with trio.open_nursery() as nursery:
+                    generation: Generation = await nursery.start(serve_generation, self, files)
+                    if good is None:
+                        task_status.started()
+                    good = files
+                    self._take_over(generation)
+                    files = await self._next_files()
+                    self._began = time.monotonic()
+                    log.info("Going over to the new files")
+                    self.generation, self._ready = None, trio.Event()
+                    await generation.stop_deliveries()
+                    await generation.close()
+            except* ConfigError as errors:
+                if good is None or good is files:
+                    raise
+                for error in leaves(errors):
+                    log.error("The files cannot be used; what ran before is opened again: %s", error)
+                files = good
+
+    def _take_over(self, generation: Generation) -> None:
+        for key, value in self.extended.items():
+            generation.blocks.metadata.put(key, value)
+        self.generation = generation
+        self._ready.set()
 
     async def _next_files(self) -> Files:
         while True:
             await self._reload.wait()
             self._reload = trio.Event()
             try:
-                return read_files(self.settings, self.node.state_dir)
+                files = read_files(self.settings, self.node.state_dir)
+                check(files)
+                return files
             except ConfigError as error:
                 log.error("The files cannot be used; what runs stays as it is: %s", error)
 
@@ -168,6 +181,13 @@ class App:
                 await generation.stop_deliveries()
 
 
+def leaves(error: BaseException) -> list[BaseException]:
+    """The errors of a group, or the error itself."""
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [leaf for part in error.exceptions for leaf in leaves(part)]
+
+
 async def _cancel_when(scope: trio.CancelScope, wait: Callable[[], Awaitable[None]]) -> None:
     await wait()
     scope.cancel()
@@ -178,6 +198,7 @@ async def serve_app(app: App, *, task_status: trio.TaskStatus[None]) -> None:
     log.info("app id: %s", app.app_id)
     files = read_files(app.settings, app.node.state_dir)
     say_what_comes_later(files)
+    watchdog: threading.Timer | None = None
     try:
         async with open_servers(app) as servers:
             async with trio.open_nursery() as background:
@@ -188,10 +209,14 @@ async def serve_app(app: App, *, task_status: trio.TaskStatus[None]) -> None:
                 app.serving.set()
                 task_status.started()
                 await app.until_stopped()
+                watchdog = _watchdog(app.settings.flags.graceful_shutdown_s)
                 await _stop(app, servers, app.settings.flags.graceful_shutdown_s)
                 background.cancel_scope.cancel()
     except ListenError as error:
         raise ConfigError(str(error)) from None
+    finally:
+        if watchdog is not None:
+            watchdog.cancel()
 
 
 async def _stop(app: App, servers: Servers, graceful_s: float | None) -> None:
@@ -199,7 +224,6 @@ async def _stop(app: App, servers: Servers, graceful_s: float | None) -> None:
     log.info("Dapr is shutting down")
     app.health.unready("runtime")
     limit_s = float("inf") if graceful_s is None else graceful_s
-    watchdog = _watchdog(limit_s + LAST_RESORT_S)
     with trio.move_on_after(limit_s) as scope:
         async with trio.open_nursery() as nursery:
             drain_s = min(REQUESTS_DRAIN_MAX_S, max(limit_s - CLOSING_MARGIN_S, limit_s / 2))
@@ -208,8 +232,6 @@ async def _stop(app: App, servers: Servers, graceful_s: float | None) -> None:
                 nursery.start_soon(app.generation.stop_deliveries)
         if app.generation is not None:
             await app.generation.close()
-    if watchdog is not None:
-        watchdog.cancel()
     if scope.cancelled_caught:
         app.node.code = 1
         log.critical("Graceful shutdown took longer than %gs; ending now", limit_s)
@@ -217,11 +239,11 @@ async def _stop(app: App, servers: Servers, graceful_s: float | None) -> None:
         log.info("Daprd shutdown gracefully")
 
 
-def _watchdog(seconds: float) -> threading.Timer | None:
+def _watchdog(graceful_s: float | None) -> threading.Timer | None:
     """Ends the process with code 1 should its own shutdown hang in a place that no cancellation reaches."""
-    if seconds == float("inf"):
+    if graceful_s is None:
         return None
-    timer = threading.Timer(seconds, os._exit, (1,))
+    timer = threading.Timer(graceful_s + LAST_RESORT_S, os._exit, (1,))
     timer.daemon = True
     timer.start()
     return timer

@@ -29,6 +29,7 @@ from edge_runtime.channel.health import AppHealth, HealthSettings
 from edge_runtime.channel.http import ChannelSettings, HttpChannel, open_http_channel
 from edge_runtime.channel.metrics import HttpClientMetrics
 from edge_runtime.channel.wait import wait_for_app_port
+from edge_runtime.components.registry import resolve
 from edge_runtime.config.configuration import load_configuration
 from edge_runtime.config.environment import (
     Environment,
@@ -48,7 +49,7 @@ from edge_runtime.observability.http_metrics import HttpMetricsSettings, HttpSer
 from edge_runtime.observability.metrics import LATENCY_MS
 from edge_runtime.observability.trace import Tracer
 from edge_runtime.resiliency import Policies
-from edge_runtime.runtime.components import Components, Opened, Place
+from edge_runtime.runtime.components import Components, Opened, Place, init_failure
 from edge_runtime.runtime.settings import AppSettings
 from edge_runtime.security.access import AccessPolicy, ApiLists, SecretScopes
 
@@ -97,6 +98,18 @@ def read_files(settings: AppSettings, state_dir: str) -> Files:
     kept = tuple(item for item in components if not _denied(item, configuration))
     variables = {**settings.environment, **own_variables(flags, "127.0.0.1")}
     return Files(flags, environment, variables, settings.directory, configuration, resources, kept)
+
+
+def check(files: Files) -> None:
+    """Find what no generation could be opened with, while the one before still runs. Raises ConfigError."""
+    for component in files.components:
+        if not component.ignore_errors:
+            try:
+                resolve(component.type, component.version)
+            except ConfigError as error:
+                raise ConfigError(f"{component.source}: Component {component.name!r}: {error}") from None
+    for subscription in files.resources.subscriptions:
+        from_declared(subscription)
 
 
 def _absolute(paths: Iterable[str], directory: str) -> list[str]:
@@ -314,7 +327,7 @@ def _build(
         discovery=not files.flags.skips_subscribe_endpoint,
         tracer=tracer,
     )
-    stores = {name: _bind_store(item, opened) for name, item in opened.items() if _is(item, "state")}
+    stores = _bind_stores(opened)
     outbox = _outbox(stores, app.app_id, namespace, publisher)
     peer = Peer(app.app_id, files.environment.namespace_or_default, channel, _access(files), app.metrics)
     blocks = Blocks(
@@ -366,6 +379,22 @@ def _bind_pubsub(item: Opened, app: App, files: Files) -> PubSubBinding:
         files.environment.namespace_or_default,
         namespaced=item.namespaced,
     )
+
+
+def _bind_stores(opened: Mapping[str, Opened]) -> dict[str, BoundStore]:
+    """The state stores with what their components say to the runtime; a mistake there is one of the component."""
+    stores = {}
+    for name, item in opened.items():
+        if not _is(item, "state"):
+            continue
+        try:
+            stores[name] = _bind_store(item, opened)
+        except ConfigError as error:
+            failure = init_failure(item.component, error)
+            if not item.component.ignore_errors:
+                raise failure from None
+            log.error("%s; ignored, as the component says ignoreErrors", failure)
+    return stores
 
 
 def _bind_store(item: Opened, opened: Mapping[str, Opened]) -> BoundStore:

@@ -44,6 +44,14 @@ class Place(NamedTuple):
     metrics: Metrics
 
 
+def init_failure(component: Component, error: Exception) -> ConfigError:
+    """The error of a component that could not be made ready, in Dapr's words, with its file."""
+    return ConfigError(
+        f"[INIT_COMPONENT_FAILURE]: initialization error occurred for {component.log_name} "
+        f"({component.source}): {error}"
+    )
+
+
 class Components:
     """The open components of one generation, by name, in the order in which they were opened."""
 
@@ -127,24 +135,26 @@ class Components:
         try:
             return resolve(component.type, component.version)
         except ConfigError as error:
-            raise self._failure(component, "creation", "CREATE_COMPONENT_FAILURE", error) from None
+            raise self._failure(component, "creation", error) from None
 
     async def _within_time(self, component: Component, opener: Opener, context: ComponentContext) -> Any:
         try:
             with trio.move_on_after(component.init_timeout_s):
                 return await self._nursery.start(self._hold, opener, context)
         except (ConfigError, DriverError, OSError) as error:
-            raise self._failure(component, "init", "INIT_COMPONENT_FAILURE", error) from None
+            raise self._failure(component, "init", error) from None
         late = DriverError(
             f"init timeout for component {component.name} exceeded after {component.init_timeout_s:g}s; "
             "spec.initTimeout gives it longer"
         )
-        raise self._failure(component, "init", "INIT_COMPONENT_FAILURE", late)
+        raise self._failure(component, "init", late)
 
-    def _failure(self, component: Component, reason: str, code: str, error: Exception) -> ConfigError:
+    def _failure(self, component: Component, reason: str, error: Exception) -> ConfigError:
         self._failures.add((component.type, reason, component.name))
-        what = "initialization error" if reason == "init" else "creation error"
-        return ConfigError(f"[{code}]: {what} occurred for {component.log_name} ({component.source}): {error}")
+        if reason == "init":
+            return init_failure(component, error)
+        where = f"{component.log_name} ({component.source})"
+        return ConfigError(f"[CREATE_COMPONENT_FAILURE]: creation error occurred for {where}: {error}")
 
     async def _hold(self, opener: Opener, context: ComponentContext, *, task_status: trio.TaskStatus[Any]) -> None:
         """One component's life. A driver that breaks down later takes nobody with it."""

@@ -23,7 +23,7 @@ from edge_runtime.blocks.invoke import LocalPeers
 from edge_runtime.model.errors import ConfigError
 from edge_runtime.observability.log import Handler, current_app, setup_logging
 from edge_runtime.observability.metrics import Metrics
-from edge_runtime.runtime.app import App, serve_app
+from edge_runtime.runtime.app import App, leaves, serve_app
 from edge_runtime.runtime.settings import AppSettings, NodeSettings
 from edge_runtime.store.database import Databases, StoreLimits, open_databases
 
@@ -74,7 +74,7 @@ class Node:
             if not app.listening:
                 raise
             self.code = 1
-            causes = _leaves(error)
+            causes = leaves(error)
             unexpected = any(not isinstance(cause, ConfigError) for cause in causes)
             text = "; ".join(str(cause) for cause in causes)
             log.critical("Fatal error from runtime: %s", text, exc_info=error if unexpected else None)
@@ -139,7 +139,7 @@ async def run_node(
                 nursery.cancel_scope.cancel()
             return node.code
     except* ConfigError as group:
-        for error in _leaves(group):
+        for error in leaves(group):
             log.critical("Fatal error from runtime: %s", error)
     return 1
 
@@ -219,10 +219,3 @@ async def _listen_for_signals(node: Node, *, task_status: trio.TaskStatus[None])
             name = "interrupt" if number == signal.SIGINT else "terminated"
             signals_log.info("Received signal '%s'; beginning shutdown", name)
             node.shut_down(blocking=True)
-
-
-def _leaves(error: BaseException) -> list[BaseException]:
-    """The errors of a group, or the error itself."""
-    if not isinstance(error, BaseExceptionGroup):
-        return [error]
-    return [leaf for part in error.exceptions for leaf in _leaves(part)]

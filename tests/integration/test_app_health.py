@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.app import App, Received
+from tests.support.app import App, Received, Route
 from tests.support.resources import broker, resources_flags, write
 from tests.support.sidecar import Sidecar
 
@@ -46,9 +46,14 @@ def flags(threshold: int, *more: str) -> tuple[str, ...]:
 def test_an_unhealthy_app_is_left_alone(tmp_path: Path) -> None:
     probe = Checked()
     resources = write(tmp_path / "r", "a.yaml", broker())
-    routes = {"/well": probe, "/in": lambda _: (200, b""), "/dapr/subscribe": lambda _: (200, LISTED)}
+    routes: dict[str, Route] = {
+        "/well": probe,
+        "/in": lambda _: (200, b""),
+        "/direct": lambda _: (200, b"here"),
+        "/dapr/subscribe": lambda _: (200, LISTED),
+    }
     environment = {"APP_API_TOKEN": "secret"}
-    with App({**routes, "/direct": lambda _: (200, b"here")}) as app:
+    with App(routes) as app:
         options = flags(1, *resources_flags(resources))
         with Sidecar(tmp_path, *options, app_port=app.port, environment=environment) as sidecar:
             # Start-up is over, the app has not been asked yet.

@@ -159,7 +159,8 @@ class Subscriber:
         """
         done = trio.CancelScope(shield=True)  # deliveries outlast the cancellation of this task
         async with trio.open_nursery() as outer:
-            nursery = await outer.start(_open_nursery, done)
+            with trio.CancelScope(shield=True):  # at once; cancelled here, nobody would be left to end the shielded one
+                nursery = await outer.start(_open_nursery, done)
             try:
                 started = False
                 while True:

@@ -326,6 +326,19 @@ async def test_deliveries_in_flight_finish(autojump_clock: object) -> None:
     assert setting.broker.cancelled == ["t"]
 
 
+async def test_a_stop_in_the_first_moment_ends(autojump_clock: object) -> None:
+    """Also when it comes before the subscriber has run at all: what is shielded must not outlive it."""
+    for steps in range(6):
+        setting = Setting(NONE, declarative=[declared()])
+        await setting.subscriber.discover()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(setting.subscriber.run)
+            for _ in range(steps):
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        assert setting.topics() == []
+
+
 async def test_a_stop_waits_no_longer_than_its_limit(autojump_clock: object) -> None:
     setting = Setting(NONE, declarative=[declared()])
     started = trio.current_time()
