@@ -57,18 +57,19 @@ class Driver(Program):
 
 
 @cache
-def _node() -> str:
-    node = shutil.which("node")
-    if node is None:
+def node() -> list[str]:
+    """The command that runs a script, which listens on the loopback alone. The test is skipped where that cannot be."""
+    found = shutil.which("node")
+    if found is None:
         pytest.skip("node is not installed: install Node.js 18 or later to test with the JavaScript SDK")
     if not (SDK / "js" / "node_modules").is_dir():
         pytest.skip("the JavaScript SDK is not installed: run `npm ci --ignore-scripts` in tests/sdk/js, or tools/test")
-    return node
+    return [found, "--require", str(SDK / "js" / "loopback.cjs")]
 
 
 def javascript(script: str, port: int, **environment: str) -> Driver:
-    """Runs `tests/sdk/js/<script>` beside the sidecar on the port. The test is skipped where that cannot be."""
-    return Driver([_node(), str(SDK / "js" / script)], {"DAPR_HTTP_PORT": str(port), **environment})
+    """Runs `tests/sdk/js/<script>` beside the sidecar on the port."""
+    return Driver([*node(), str(SDK / "js" / script)], {"DAPR_HTTP_PORT": str(port), **environment})
 
 
 def python(script: str, port: int, **environment: str) -> Driver:

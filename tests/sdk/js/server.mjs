@@ -1,22 +1,15 @@
 // An app with DaprServer: subscriptions of every kind, and methods for all verbs. Says what comes to it.
 
 import { DaprPubSubStatusEnum, DaprServer, HttpMethod } from "@dapr/dapr";
-import express from "express";
 import { communicationProtocol, options, say } from "./lines.mjs";
 
 const { SUCCESS, RETRY, DROP } = DaprPubSubStatusEnum;
 const pubsub = "pubsub";
 
-// The SDK listens on every address of the machine when it makes the server itself.
-const serverHttp = express();
-const listen = serverHttp.listen.bind(serverHttp);
-serverHttp.listen = (port) => listen(port, "127.0.0.1");
-
 const server = new DaprServer({
   serverHost: "127.0.0.1",
   serverPort: process.env.APP_PORT,
   communicationProtocol,
-  serverHttp,
   clientOptions: options,
   logger: options.logger,
 });
@@ -80,11 +73,12 @@ for (const verb of Object.keys(HttpMethod)) {
   await server.invoker.listen("deep/er/echo", echo(verb), { method: HttpMethod[verb] });
 }
 await server.invoker.listen("nothing", async () => {}, { method: HttpMethod.POST });
-serverHttp.get("/status/:code", (request, response) => {
+const http = server.daprServer.getServer();
+http.get("/status/:code", (request, response) => {
   response.status(Number(request.params.code)).set("x-from", "app").send({ code: request.params.code });
 });
-serverHttp.get("/text", (_, response) => response.type("text/plain").send("just text"));
-serverHttp.get("/moved", (_, response) => response.redirect(302, "/v1.0/metadata"));
+http.get("/text", (_, response) => response.type("text/plain").send("just text"));
+http.get("/moved", (_, response) => response.redirect(302, "/v1.0/metadata"));
 
 await server.actor.init(); // an app that hosts actors answers /dapr/config; its other parts work without them
 
