@@ -9,13 +9,14 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, timezone
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import msgspec
+
+from edge_runtime.wire.exact_json import mend_surrogates
 
 JSON_TYPE: Final = "application/json"
 OCTET_STREAM: Final = "application/octet-stream"
@@ -33,10 +34,6 @@ _encode = msgspec.json.Encoder().encode
 _decode_any = msgspec.json.Decoder().decode
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _scanner: Final = json.JSONDecoder()
-# Escapes one by one, pairs of surrogates first, so that what is left of the surrogates stands alone.
-_ESCAPE: Final = re.compile(
-    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u([dD][89a-fA-F][0-9a-fA-F]{2})|\\."
-)
 
 
 class Overrides(NamedTuple):
@@ -105,14 +102,10 @@ def _first_value(document: bytes) -> bytes:
     text = document.decode("utf-8", "replace").lstrip(" \t\r\n")
     try:
         end = _scanner.raw_decode(text)[1]
-        value = _ESCAPE.sub(_lone_surrogate, text[:end].encode())
+        value = mend_surrogates(text[:end].encode())
         return msgspec.json.format(value, indent=-1)
     except (ValueError, msgspec.DecodeError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from None
-
-
-def _lone_surrogate(escape: re.Match[bytes]) -> bytes:
-    return b"\\ufffd" if escape[1] else escape[0]
 
 
 def _valid_utf8(document: bytes) -> bytes:
@@ -126,18 +119,16 @@ def _valid_utf8(document: bytes) -> bytes:
 def parse_json(document: bytes) -> Any:
     """One JSON value and nothing after it, integers exact. Raises ValueError."""
     try:
+        return _decode(document)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _decode(mend_surrogates(_valid_utf8(document)))
+
+
+def _decode(document: bytes) -> Any:
+    try:
         return _decode_any(document)
     except RecursionError:
         raise ValueError("JSON is nested too deeply") from None
-    except msgspec.DecodeError as error:
-        if b"\\u" in document:  # Go reads a lone surrogate as U+FFFD
-            try:
-                return _decode_any(_ESCAPE.sub(_lone_surrogate, document))
-            except (msgspec.DecodeError, RecursionError):
-                pass
-        raise ValueError(str(error)) from None
-    except UnicodeDecodeError:
-        return _decode_any(document.decode("utf-8", "replace").encode())
 
 
 # --- content types ----------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ T = TypeVar("T")
 NULL: Final = msgspec.Raw(b"null")
 # A pair of surrogate escapes, half of one, or any other escape; a half stands for no character.
 _ESCAPE: Final = re.compile(
-    r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<half>\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<half>\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
 )
 
 
@@ -49,7 +49,7 @@ def first_value(body: bytes) -> bytes:
 
     Bytes that are no UTF-8, and halves of surrogate pairs, become U+FFFD. Raises NotJson.
     """
-    text = _ESCAPE.sub(_mend, body.decode("utf-8", "replace")).lstrip(" \t\r\n")
+    text = mend_surrogates(body).decode("utf-8", "replace").lstrip(" \t\r\n")
     if not text:
         raise NotJson("unexpected end of JSON input")
     try:
@@ -75,8 +75,13 @@ def folded(data: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
     return {name.lower(): value for name, value in members.items()} if members else {}
 
 
-def _mend(match: re.Match[str]) -> str:
-    return "\\ufffd" if match["half"] else match[0]
+def mend_surrogates(document: bytes) -> bytes:
+    """Escapes that are half of a surrogate pair become U+FFFD, as Go reads them; everything else stays as it is."""
+    return _ESCAPE.sub(_mend, document)
+
+
+def _mend(match: re.Match[bytes]) -> bytes:
+    return b"\\ufffd" if match["half"] else match[0]
 
 
 def _no_constant(word: str) -> NoReturn:

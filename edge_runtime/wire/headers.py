@@ -115,7 +115,7 @@ _METADATA_DROPPED: Final = frozenset({b"content-type"})
 
 def _name(key: str) -> bytes:
     """A header name from a metadata key; empty when the key holds what no name may."""
-    name = key.strip().lower().encode()
+    name = key.strip().lower().encode("utf-8", "replace")
     return name if name.lstrip(b":") and not name.lstrip(b":").translate(None, _TOKEN) else b""
 
 

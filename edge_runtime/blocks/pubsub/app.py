@@ -21,19 +21,14 @@ from edge_runtime.model.ports import AppChannel
 from edge_runtime.model.trace import Trace
 from edge_runtime.observability.trace import Tracer, valid_traceparent
 from edge_runtime.wire.cloudevents import CLOUD_EVENT, parse_json
+from edge_runtime.wire.headers import metadata_headers
 
 logger: Final = logging.getLogger("dapr.runtime.processor.subscription")
 
 ANSWER_BYTES_MAX: Final = 4 * 2**20
 _BULK_TYPE: Final = "com.dapr.event.sent.bulk"
-_DROPPED_HEADERS: Final = frozenset(
-    (
-        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "trailer"),
-        *("transfer-encoding", "upgrade", "content-length", "content-type", "destination-app-id", "host"),
-        "te",  # codespell:ignore te
-    )
-)
 _SINGLE: Final[tuple[Header, ...]] = ((b"content-type", CLOUD_EVENT.encode()),)
+_PUBSUB_NAME: Final = b"pubsubname"
 _BULK: Final[tuple[Header, ...]] = ((b"content-type", b"application/json"),)
 
 
@@ -99,7 +94,7 @@ class HttpAppDelivery:
         self._headers: dict[str, tuple[Header, ...]] = {}
 
     async def deliver(self, event: Event, path: str) -> Verdict:
-        headers = [*self._base(event.pubsub), *_metadata_headers(event.metadata)] if event.metadata else None
+        headers = self._with_metadata(event) if event.metadata else None
         if event.traceparent and valid_traceparent(event.traceparent):
             headers = [header for header in headers or self._base(event.pubsub) if header[0] not in _TRACE_HEADERS]
             headers.append((b"traceparent", self._continued(event.traceparent).encode()))
@@ -119,10 +114,14 @@ class HttpAppDelivery:
     def _continued(self, traceparent: str) -> str:
         return traceparent if self._tracer is None else self._tracer.child(Trace(traceparent)).traceparent
 
+    def _with_metadata(self, event: Event) -> list[Header]:
+        named = metadata_headers(event.metadata)
+        return [*self._base(event.pubsub), *(header for header in named if header[0] != _PUBSUB_NAME)]
+
     def _base(self, pubsub: str) -> tuple[Header, ...]:
         headers = self._headers.get(pubsub)
         if headers is None:
-            headers = self._headers[pubsub] = (*_SINGLE, (b"pubsubname", _header_value(pubsub)))
+            headers = self._headers[pubsub] = (*_SINGLE, *metadata_headers({"pubsubName": pubsub}))
         return headers
 
 
@@ -146,32 +145,6 @@ def target_of(path: str) -> bytes:
     """A subscription's path as a request target: with its slash, and with what a target cannot hold escaped."""
     rooted = path if path.startswith("/") else "/" + path
     return quote(rooted, safe="/?&=%:@!$'()*+,;~-._").encode()
-
-
-def _metadata_headers(metadata: Mapping[str, str]) -> list[Header]:
-    """A message's metadata as headers; what belongs to the connection or to the content is left out."""
-    named = [part.strip().lower() for part in metadata.get("Connection", "").split(",")]
-    headers = []
-    for key, value in metadata.items():
-        name = key.lower()
-        if name in _DROPPED_HEADERS or name.endswith("-bin") or name in named or name == "pubsubname":
-            continue
-        if name.startswith(("grpc-", ":")):
-            name = "dapr-" + name.lstrip(":")
-        if not _TOKEN_OUTSIDE.isdisjoint(name) or not name.isascii() or not name:
-            continue  # no header can have this name
-        headers.append((name.encode(), _header_value(value)))
-    return headers
-
-
-_TOKEN_OUTSIDE: Final = frozenset('"(),/:;<=>?@[\\]{} \x7f' + "".join(map(chr, range(32))))
-
-
-def _header_value(text: str) -> bytes:
-    """Controls would end the header: they become blanks."""
-    if not text.isprintable():
-        text = "".join(mark if mark >= " " and mark != "\x7f" else " " for mark in text)
-    return text.strip().encode("utf-8", "replace")
 
 
 class _BulkEntryJson(msgspec.Struct):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -82,6 +84,16 @@ def test_markup_is_escaped_as_go_does() -> None:
     event = envelope('{"a<b":"&>\u2028é"}'.encode(), "application/json", topic="<t>")
     assert b'{"a\\u003cb":"\\u0026\\u003e\\u2028\xc3\xa9"}' in event
     assert b'"topic":"\\u003ct\\u003e"' in event
+
+
+@pytest.mark.parametrize("read", [ce.parse_json, ce.read_head, ce.read_event])
+def test_broken_text_in_deep_json_is_an_error(read: Callable[[bytes], Any]) -> None:
+    with pytest.raises(ValueError):
+        read(b'{"a":"\xff","b":' + b"[" * 100_000)
+
+
+def test_broken_text_and_surrogates_are_mended() -> None:
+    assert ce.parse_json(b'["\xff", "\\ud800"]') == ["\ufffd", "\ufffd"]
 
 
 def test_a_lone_surrogate_becomes_the_replacement() -> None:

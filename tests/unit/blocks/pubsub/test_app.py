@@ -71,6 +71,8 @@ async def test_a_tracer_makes_a_span_of_each_delivery() -> None:
         (":method", "GET", (b"dapr-method", b"GET")),
         ("two words", "x", None),
         ("näme", "x", None),
+        ("half\ud800", "x", None),
+        ("expect", "100-continue", None),
         ("", "x", None),
         ("k", "a\r\nb: c\x00", (b"k", b"a  b: c")),
         ("k", "ü", (b"k", "ü".encode())),
