@@ -69,6 +69,7 @@ def test_state_is_what_the_client_expects(tmp_path: Path) -> None:
         "query": [["person-3", "Dan"], ["person-1", "Ben"]],
         "query.pages": [["person-0", "person-1"], ["person-2"]],
         "query.none": {"results": []},
+        "connections": 1,
         "many": True,
     }
 
