@@ -63,6 +63,7 @@ class App:
         self._reload = trio.Event()
         self._stop_now = trio.Event()
         self._began = time.monotonic()
+        self.scope = trio.CancelScope()
         self.serving = trio.Event()
         self.gone = trio.Event()
 
@@ -84,7 +85,7 @@ class App:
         """What the shutdown API asks for. It never waits for the blocking time."""
         if forced:
             log.warning("A forced shutdown was asked for")
-            self.node.force()
+            self.node.force(self)
         else:
             self.shut_down()
 
@@ -202,6 +203,7 @@ async def serve_app(app: App, *, task_status: trio.TaskStatus[None]) -> None:
     try:
         async with open_servers(app) as servers:
             async with trio.open_nursery() as background:
+                app.scope = background.cancel_scope
                 await background.start(app.run_generations, files)
                 await servers.serve(background)
                 app.health.outbound_ready = True
@@ -209,7 +211,8 @@ async def serve_app(app: App, *, task_status: trio.TaskStatus[None]) -> None:
                 app.serving.set()
                 task_status.started()
                 await app.until_stopped()
-                watchdog = _watchdog(app.settings.flags.graceful_shutdown_s)
+                if not app.node.has_others(app):
+                    watchdog = _watchdog(app.settings.flags.graceful_shutdown_s)
                 await _stop(app, servers, app.settings.flags.graceful_shutdown_s)
                 background.cancel_scope.cancel()
     except ListenError as error:

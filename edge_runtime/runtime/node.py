@@ -94,9 +94,21 @@ class Node:
             app.shut_down(blocking=blocking)
         self._changed.set()
 
-    def force(self) -> None:
-        """End the process with code 1 in a moment, with nothing drained."""
-        threading.Timer(FORCED_AFTER_S, os._exit, (1,)).start()
+    def has_others(self, app: App) -> bool:
+        """Whether the process is more than this app's: ending it would take others along."""
+        return self.settings.linger or any(other is not app for other in self.apps.values())
+
+    def force(self, app: App) -> None:
+        """End the app's sidecar in a moment with nothing drained; the process with code 1 when it is all there is."""
+        self.code = 1
+        if self.has_others(app):
+            self._nursery.start_soon(self._end, app)
+        else:
+            threading.Timer(FORCED_AFTER_S, os._exit, (1,)).start()
+
+    async def _end(self, app: App) -> None:
+        await trio.sleep(FORCED_AFTER_S)
+        app.scope.cancel()
 
     def unwell(self) -> list[str]:
         """What health shows beside the targets of an app: `store` while a database file refuses writes."""
