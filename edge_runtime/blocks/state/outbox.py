@@ -26,13 +26,14 @@ from edge_runtime.model.ports import DeleteRequest, Handler, Message, Outcome, S
 from edge_runtime.model.trace import Trace
 from edge_runtime.wire.exact_json import NotJson, compact, decode
 
-logger = logging.getLogger("dapr.runtime.outbox")
+logger = logging.getLogger("dapr.outbox")
 
 _PROJECTION: Final = "outbox.projection"
 _JSON: Final = "application/json"
 _TEXT: Final = "text/plain"
-# Between looks at the store; with the first look at once they span 9 s, about as long as Dapr waits.
-_WAITS_S: Final = (1.0, 0.5, 1.5, 3.0, 3.0)
+# Between looks at the store. The first come quickly: the event is here before its transaction is on disk, but not by
+# much. All span 9 s, about as long as Dapr waits.
+_WAITS_S: Final = (0.01, 0.04, 0.2, 0.75, 2.0, 3.0, 3.0)
 _WITHDRAWN_MAX: Final = 1024
 _RESUBSCRIBE_MIN_S: Final = 1.0
 _RESUBSCRIBE_MAX_S: Final = 60.0
