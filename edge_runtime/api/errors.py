@@ -1,7 +1,7 @@
 """The numbers of every kind of error: HTTP status, error code, and what a rich error shows beside them.
 
-One row a kind (a test holds that none is missing). The `details` of a row name the parts in their order; a row without a
-reason renders the plain form of two fields. Source: the observed answers of Dapr 1.19's HTTP API.
+One row a kind (a test holds that none is missing). The `details` of a row name the parts in their order; a row without
+a reason renders the plain form of two fields. Source: the observed answers of Dapr 1.19's HTTP API.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The kitchen: an ordinary Dapr app with the official Python SDK over HTTP.
 
-It tells prices (invocation), cooks what comes in on the topic `orders`, counts what it has cooked (state) and says on the
-topic `ready` when an order is done. It asks the shop now and then how many orders were served (invocation the other way).
+It tells prices (invocation), cooks what comes in on the topic `orders`, counts what it has cooked (state) and says on
+the topic `ready` when an order is done. Now and then it asks the shop how many orders were served (invocation the other
+way).
 """
 
 from __future__ import annotations

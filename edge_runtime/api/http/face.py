@@ -128,7 +128,7 @@ class _Row(NamedTuple):
 
     def matches(self, parts: list[str]) -> bool:
         # A parameter is never empty: `//` was collapsed and a trailing slash dropped before.
-        return all([parts[index] == text for index, text in self.literals])
+        return all(parts[index] == text for index, text in self.literals)
 
 
 class Face:
