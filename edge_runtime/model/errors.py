@@ -111,13 +111,15 @@ class BodyTooLarge(Exception):
 
 
 class DriverError(Exception):
-    """A component could not do what was asked. Resiliency may try again unless `permanent`.
+    """A component could not do what was asked. Resiliency may try again unless `permanent` or `unrepeatable`.
 
-    `code` is an HTTP status (100 to 599) or a gRPC code (0 to 16) when the failure came with one; retry matching looks
-    at it.
+    `permanent` is the target's considered answer, and a sign of life; `unrepeatable` is a failure of the target that
+    only this call cannot try again, because what it sends is gone. `code` is an HTTP status (100 to 599) or a gRPC code
+    (0 to 16) when the failure came with one; retry matching looks at it.
     """
 
     permanent: bool = False
+    unrepeatable: bool = False
 
     def __init__(self, message: str, *, code: int | None = None) -> None:
         super().__init__(message)

@@ -193,4 +193,5 @@ class Policy(Protocol):
     retries: bool  # True: the operation may be run more than once, so its input must be repeatable
 
     async def run(self, operation: Callable[[], Awaitable[T]]) -> T:
-        """The operation's result. Its exceptions with `permanent = True` are not tried again; `code` is matched."""
+        """The operation's result. Its exceptions that are `permanent` or `unrepeatable` are not tried again; `code` is
+        matched."""

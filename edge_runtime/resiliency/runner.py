@@ -1,7 +1,8 @@
 """The runner: retry( breaker( timeout( operation ) ) ), and the policy that does nothing.
 
 An error marked `permanent` is the target's considered answer (a stale etag, a bad request). It is not tried again, and
-the breaker takes it as a sign of life. A call whose own caller was cancelled says nothing about the target at all.
+the breaker takes it as a sign of life; one marked `unrepeatable` is not tried again either, but it is a failure like
+any other. A call whose own caller was cancelled says nothing about the target at all.
 """
 
 from __future__ import annotations
@@ -123,7 +124,9 @@ class Runner:
 
     @staticmethod
     def _delay_s(retry: Retry, error: Exception, retries: int, elapsed_s: float) -> float | None:
-        if getattr(error, "permanent", False) or not worth_another_attempt(retry, getattr(error, "code", None)):
+        if getattr(error, "permanent", False) or getattr(error, "unrepeatable", False):
+            return None
+        if not worth_another_attempt(retry, getattr(error, "code", None)):
             return None
         return next_delay_s(retry, retries, elapsed_s, random.random())
 

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 from edge_runtime.blocks.invoke.peers import Peer, Peers
-from edge_runtime.model.errors import BodyTooLarge, DriverError, EdgeError, Kind
+from edge_runtime.model.errors import BodyTooLarge, CallTimeout, DriverError, EdgeError, Kind
 from edge_runtime.model.http import Body, Header, Request, Response
 from edge_runtime.model.ports import Policy
 from edge_runtime.model.trace import NO_TRACE, Trace
@@ -256,7 +256,7 @@ class Invoker:
             except ConnectFailed:
                 raise
             except DriverError as other:
-                other.permanent = True
+                other.unrepeatable = True
                 raise
 
         return await self._policies.builtin(_BUILT_IN_RETRIES).run(attempt)
@@ -265,17 +265,25 @@ class Invoker:
         """An answer outside 200 to 399 is a failure for the policy; the last one is the caller's answer."""
         repeatable = await _make_repeatable(sent, policy)
         last: _Answered | None = None
+        spent = False
 
         async def attempt() -> Response:
-            nonlocal last
+            nonlocal last, spent
+            if spent:  # the policy's timeout ended an attempt that had begun to send the body
+                late = CallTimeout("context deadline exceeded")
+                late.unrepeatable = True
+                raise late
+            spent = not repeatable
             if last is not None:
                 await last.response.body.aclose()
                 last = None
             try:
                 response = await send(sent)
+            except ConnectFailed:
+                spent = False
+                raise
             except DriverError as error:
-                if not repeatable and not isinstance(error, ConnectFailed):
-                    error.permanent = True
+                error.unrepeatable = not repeatable
                 raise
             if 200 <= response.status < 400 or not repeatable:
                 return response

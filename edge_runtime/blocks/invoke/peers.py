@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from typing import Protocol
+from urllib.parse import unquote_to_bytes
 
 from edge_runtime.model.ports import AppChannel
 from edge_runtime.observability.metrics import Metrics
 from edge_runtime.security.access import AccessPolicy, Caller
+from edge_runtime.wire.paths import clean
 
 
 class Peer:
@@ -31,6 +33,8 @@ class Peer:
         if self.access is None:
             return True
         verdict = self.access.permits(caller, operation, verb)
+        if verdict.allowed and "%" in operation:
+            verdict = self.access.permits(caller, as_app_sees(operation), verb)
         name = "app" if verdict.by_app else "global"
         outcome = "allowed" if verdict.allowed else "blocked"
         counter = self._acl.counter(f"runtime_acl_{name}_policy_action_{outcome}_total", "trustDomain", "namespace")
@@ -39,6 +43,11 @@ class Peer:
 
     def answered(self, caller_app_id: str, status: str) -> None:
         self._sent.add((caller_app_id, status))
+
+
+def as_app_sees(operation: str) -> str:
+    """The operation once the app has decoded what is still encoded in it: `/%61b` and `/x/%2e%2e/ab` are `/ab`."""
+    return "/" + clean(unquote_to_bytes(operation)).decode("utf-8", "replace")
 
 
 class Peers(Protocol):

@@ -102,6 +102,17 @@ async def test_answers_keep_the_breaker_closed(autojump_clock: MockClock) -> Non
     assert breaker.phase is Phase.CLOSED
 
 
+async def test_unrepeatable_failures_trip_the_breaker(autojump_clock: MockClock) -> None:
+    breaker = Breaker("cb", SETTINGS)
+    for _ in range(2):
+        broken = DriverError("reset")
+        broken.unrepeatable = True
+        with pytest.raises(DriverError, match="reset"):
+            await runner(retry=Retry(), breaker=breaker).run(failing(1, broken))
+    assert trio.current_time() == 0
+    assert breaker.phase is Phase.OPEN
+
+
 async def test_cancelled_probe_frees_its_place(autojump_clock: MockClock) -> None:
     breaker = Breaker("cb", SETTINGS)
     policy = runner(breaker=breaker)

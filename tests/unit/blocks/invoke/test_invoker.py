@@ -85,7 +85,11 @@ class Declared(Chunked):
 
 
 def resiliency(**targets: Any) -> list[tuple[str, Mapping[str, Any]]]:
-    policies = {"retries": {"few": {"duration": "1s", "maxRetries": 2}}, "timeouts": {"short": "1s"}}
+    policies = {
+        "retries": {"few": {"duration": "1s", "maxRetries": 2}},
+        "timeouts": {"short": "1s"},
+        "circuitBreakers": {"touchy": {"trip": "consecutiveFailures >= 2"}},
+    }
     return [("r", {"policies": policies, "targets": {"apps": targets}})]
 
 
@@ -356,6 +360,13 @@ async def test_denied_call_is_403() -> None:
     assert f"dapr_runtime_acl_app_policy_action_blocked_total{{{labels}}} 1" in page
 
 
+@pytest.mark.parametrize("method", [b"%6frders/1", b"orders%2F1", b"stock/%2e%2e/orders/1", b"./%2e/Orders/1"])
+async def test_encoding_evades_no_denial(method: bytes) -> None:
+    node = Node(access=denying("me"))
+    assert (await failure(lambda: node.call("other", method))).kind is Kind.INVOKE_DENIED
+    assert node.other.sent == []
+
+
 async def test_other_operations_are_allowed() -> None:
     node = Node(access=denying("me"))
     assert (await node.call("other", b"orders/1", verb="GET")).status == 200
@@ -472,6 +483,33 @@ async def test_chunked_body_is_sent_once(autojump_clock: trio.testing.MockClock)
     assert len(node.other.sent) == 1
     error = await failure(lambda: node.call("other", body=Chunked()))
     assert error.message.endswith("err: broken")
+    assert len(node.other.sent) == 2
+
+
+async def test_broken_streams_trip_the_breaker(autojump_clock: trio.testing.MockClock) -> None:
+    node = Node(App(DriverError("broken")), resources=resiliency(other={"retry": "few", "circuitBreaker": "touchy"}))
+    for _ in range(3):
+        error = await failure(lambda: node.call("other", body=Chunked()))
+    assert error.message.endswith("circuit breaker is open")
+    assert len(node.other.sent) == 2
+
+
+async def test_begun_stream_is_not_sent_again(autojump_clock: trio.testing.MockClock) -> None:
+    class Slow(App):
+        async def send(self, request: Request) -> Response:
+            await super().send(request)
+            await trio.sleep_forever()
+            raise AssertionError
+
+    node = Node(Slow(), resources=resiliency(other={"timeout": "short", "retry": "few"}))
+    error = await failure(lambda: node.call("other", body=Chunked()))
+    assert error.message.endswith("context deadline exceeded")
+    assert len(node.other.sent) == 1
+
+
+async def test_unreached_stream_is_tried_again(autojump_clock: trio.testing.MockClock) -> None:
+    node = Node(App(ConnectFailed("refused"), Response(200)), resources=resiliency(other={"retry": "few"}))
+    assert (await node.call("other", body=Chunked())).status == 200
     assert len(node.other.sent) == 2
 
 
