@@ -27,6 +27,9 @@ _ESCAPES: Final = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\
 _CONTROL: Final = re.compile(r'[\\"\x00-\x1f\x7f]')
 
 current_app: Final = contextvars.ContextVar[str]("current_app", default="")
+# The component (`name (type/version)`) whose driver's lines these are; only lines of the drivers' scope show it.
+current_component: Final = contextvars.ContextVar[str]("current_component", default="")
+_DRIVERS: Final = "dapr.contrib"
 # Called with (app_id, line) for every line written; the node passes an attached app's lines on to its `run`.
 Tap = Callable[[str, str], None]
 
@@ -85,6 +88,8 @@ class _Fields:
         app_id = current_app.get()
         if app_id:
             fields["app_id"] = app_id
+        if record.name == _DRIVERS and (component := current_component.get()):
+            fields["component"] = component
         extra: Mapping[str, Any] | None = getattr(record, "fields", None)
         if extra:
             fields.update({key: str(value) for key, value in extra.items()})

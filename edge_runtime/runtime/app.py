@@ -22,6 +22,7 @@ from edge_runtime.net.listeners import ListenError
 from edge_runtime.observability.health import Health
 from edge_runtime.observability.http_metrics import HttpServerMetrics
 from edge_runtime.observability.metrics import Metrics, render
+from edge_runtime.observability.process_metrics import render_process
 from edge_runtime.runtime.assembly import Files, Generation, check, read_files, say_what_comes_later, serve_generation
 from edge_runtime.runtime.servers import Servers, open_servers
 from edge_runtime.runtime.settings import AppSettings
@@ -111,7 +112,7 @@ class App:
 
     async def handle_metrics(self, request: Request) -> Response:
         """The Prometheus page, on every path."""
-        text = render((self.metrics, self.node.metrics))
+        text = render((self.metrics, self.node.metrics)) + render_process()
         return Response(200, _PROMETHEUS, Body(text.encode()))
 
     def initialized(self) -> None:

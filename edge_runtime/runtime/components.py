@@ -18,6 +18,7 @@ from edge_runtime.config.kinds import Component
 from edge_runtime.config.references import Surroundings, names_namespace, resolve_component
 from edge_runtime.model.errors import ConfigError, DriverError
 from edge_runtime.model.ports import SecretStore
+from edge_runtime.observability.log import current_component
 from edge_runtime.observability.metrics import Metrics
 from edge_runtime.store.database import Databases
 
@@ -140,7 +141,7 @@ class Components:
     async def _within_time(self, component: Component, opener: Opener, context: ComponentContext) -> Any:
         try:
             with trio.move_on_after(component.init_timeout_s):
-                return await self._nursery.start(self._hold, opener, context)
+                return await self._nursery.start(self._hold, component.log_name, opener, context)
         except (ConfigError, DriverError, OSError) as error:
             raise self._failure(component, "init", error) from None
         late = DriverError(
@@ -156,8 +157,11 @@ class Components:
         where = f"{component.log_name} ({component.source})"
         return ConfigError(f"[CREATE_COMPONENT_FAILURE]: creation error occurred for {where}: {error}")
 
-    async def _hold(self, opener: Opener, context: ComponentContext, *, task_status: trio.TaskStatus[Any]) -> None:
+    async def _hold(
+        self, log_name: str, opener: Opener, context: ComponentContext, *, task_status: trio.TaskStatus[Any]
+    ) -> None:
         """One component's life. A driver that breaks down later takes nobody with it."""
+        current_component.set(log_name)  # of this task and those that the driver starts
         started = False
         try:
             async with opener(context) as driver:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edge_runtime.model.errors import ConfigError
-from edge_runtime.observability.log import LINE_MAX, current_app, setup_logging
+from edge_runtime.observability.log import LINE_MAX, current_app, current_component, setup_logging
 
 log = logging.getLogger("dapr.runtime.test")
 
@@ -35,6 +35,18 @@ def test_a_text_line_has_sorted_fields() -> None:
         r"instance=\S+ scope=dapr.runtime.test type=log ver=1.0\+x\n",
         stream.getvalue(),
     )
+
+
+def test_a_drivers_line_names_its_component() -> None:
+    stream = io.StringIO()
+    setup_logging(stream=stream)
+    token = current_component.set("s (state.sqlite/v1)")
+    logging.getLogger("dapr.contrib").info("mine")
+    log.info("not mine")
+    current_component.reset(token)
+    mine, other = stream.getvalue().splitlines()
+    assert 'component="s (state.sqlite/v1)"' in mine
+    assert "component=" not in other
 
 
 def test_a_json_line_is_one_object() -> None:
