@@ -54,7 +54,7 @@ async def discover_app_config(channel: AppChannel, app_id: str) -> AppConfig:
         return NO_APP_CONFIG
     try:
         config = parse_app_config(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         logger.warning("the app's /dapr/config could not be used, no actors are hosted: %s", error)
         return NO_APP_CONFIG
     if config.actors:
@@ -74,7 +74,7 @@ def parse_app_config(body: bytes) -> AppConfig:
     for item in _list(fields, "entitiesconfig"):
         own = _object(item, "an item of entitiesConfig")
         settings = _own_settings(own, common)
-        actors.update((name, settings) for name in _list(own, "entities") if name in actors)
+        actors.update((name, settings) for name in _list(own, "entities") if isinstance(name, str) and name in actors)
     return AppConfig(actors, drain if isinstance(drain, bool) else True)
 
 

@@ -50,7 +50,11 @@ class Endpoint:
         url = Url(origin)
         for _ in range(REDIRECTS_MAX):
             response = await self._calls.send(url.origin, request)
-            following = _redirection(url, request, response)
+            try:
+                following = _redirection(url, request, response)
+            except DriverError:
+                await response.body.aclose()
+                raise
             if following is None:
                 return response
             await response.body.aclose()

@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from edge_runtime.observability.metrics import LATENCY_MS, SERIES_MAX, SIZE_BYTES, Metrics
+from edge_runtime.observability.metrics import LATENCY_MS, SERIES_MAX, SIZE_BYTES, Metrics, merge
 
 _VERBS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE"})
 
@@ -57,7 +57,7 @@ class HttpClientMetrics:
 
     def _entry(self, key: tuple[str, bytes, int]) -> _Entry:
         if len(self._entries) >= SERIES_MAX:
-            key = (key[0], b"other", key[2])
+            key = (key[0] if key[0] in _VERBS else "UNKNOWN", b"other", key[2])
         return self._entries.setdefault(key, _Entry(len(self._buckets)))
 
     def _export(self) -> None:
@@ -72,15 +72,8 @@ class HttpClientMetrics:
             label = self._path_label(path.decode("utf-8", "replace"))
             values = (verb, label, str(status))
             completed.values[values] = completed.values.get(values, 0) + entry.count
-            _merge(latency.values, values, entry.latency, entry.sum_ms)
-            _merge(sent.values, (verb, label, ""), entry.sent, entry.sent_sum)
+            merge(latency.values, values, entry.latency, entry.sum_ms)
+            merge(sent.values, (verb, label, ""), entry.sent, entry.sent_sum)
         if any(self._received):
             received = self._metrics.histogram("http_client_received_bytes", buckets=SIZE_BYTES)
             received.values[()] = [*self._received, self._received_sum]
-
-
-def _merge(series: dict[tuple[str, ...], list[float]], labels: tuple[str, ...], counts: list[int], total: int) -> None:
-    """Several paths may have one label, so their counts are added."""
-    added = [*counts, total]
-    known = series.get(labels)
-    series[labels] = list(added) if known is None else [a + b for a, b in zip(known, added, strict=True)]

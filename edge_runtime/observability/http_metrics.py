@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-from edge_runtime.observability.metrics import LATENCY_MS, SERIES_MAX, SIZE_BYTES, Metrics
+from edge_runtime.observability.metrics import LATENCY_MS, SERIES_MAX, SIZE_BYTES, Metrics, merge
 
 _VERBS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE"})
 _WORKFLOW_VERBS: Final = frozenset({"start", "raiseEvent", "pause", "resume", "terminate", "purge"})
@@ -58,7 +58,8 @@ class HttpServerMetrics:
         self, method: str, path: str, status: int, latency_ms: int, request_bytes: int, response_bytes: int
     ) -> None:
         """`path` is the cleaned URL path; sizes are of bodies, latency is whole milliseconds."""
-        key = (method, self._labels.get(path) or self.path_label(path), status)
+        label = self._labels.get(path)
+        key = (method, self.path_label(path) if label is None else label, status)
         entry = self._entries.get(key) or self._entry(key)
         entry.count += 1
         entry.sum_ms += latency_ms
@@ -70,7 +71,8 @@ class HttpServerMetrics:
 
     def _entry(self, key: tuple[str, str, int]) -> _Entry:
         if len(self._entries) >= SERIES_MAX:
-            key = (key[0], "other", key[2])
+            # The caller chooses the verb too, so what Dapr has no name for is one.
+            key = (key[0] if key[0] in _VERBS else "UNKNOWN", "other", key[2])
         return self._entries.setdefault(key, _Entry(len(self._buckets)))
 
     def path_label(self, path: str) -> str:
@@ -91,13 +93,16 @@ class HttpServerMetrics:
         requests = self._metrics.counter("http_server_request_count", *labels)
         responses = self._metrics.counter("http_server_response_count", *labels)
         latency = self._metrics.histogram("http_server_latency", *labels, buckets=self._buckets)
+        for family in (requests, responses, latency):
+            family.values.clear()
         for (method, path, status), entry in self._entries.items():
             verb = "" if self._settings.exclude_verbs else method if method in _VERBS else "UNKNOWN"
             values = (verb, path, str(status))
-            requests.values[values] = entry.count
+            # Several verbs may be one series, so their counts are added.
+            requests.add(values, entry.count)
             if self._settings.increased_cardinality:
-                responses.values[values] = entry.count
-            latency.values[values] = [*entry.buckets, entry.sum_ms]
+                responses.add(values, entry.count)
+            merge(latency.values, values, entry.buckets, entry.sum_ms)
         for name, counts, total in (
             ("http_server_request_bytes", self._request_bytes, self._request_sum),
             ("http_server_response_bytes", self._response_bytes, self._response_sum),

@@ -103,6 +103,13 @@ class Histogram:
             yield f"{self.name}_count", self.label_names, labels, total
 
 
+def merge(series: dict[Labels, list[float]], labels: Labels, counts: Sequence[int], total: float) -> None:
+    """Add counts and their sum to a histogram's series, for who keeps them elsewhere."""
+    added = [*counts, total]
+    known = series.get(labels)
+    series[labels] = added if known is None else [a + b for a, b in zip(known, added, strict=True)]
+
+
 Metric = Counter | Histogram
 _M = TypeVar("_M", Counter, Gauge, Histogram)
 

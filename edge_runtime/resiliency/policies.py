@@ -31,6 +31,8 @@ BUILT_IN: Final[Mapping[str, Retry]] = {
 _PROTECTED: Final = frozenset({"DaprBuiltInActorNotFoundRetries"})
 _BUILT_IN_RETRIES_MIN: Final = 3
 _APP_BREAKERS_MAX: Final = 100
+# Callers choose the targets when default policies guard them all; the target longest not called is forgotten.
+_APPS_MAX: Final = 1024
 
 
 class _Rules(NamedTuple):
@@ -58,7 +60,7 @@ class Policies:
         self._metrics = metrics
         self._label = self._names[-1] if parsed else ""
         self._namespace = namespace
-        self._app_policies: dict[str, OrderedDict[str, Policy]] = {}
+        self._app_policies: OrderedDict[str, OrderedDict[str, Policy]] = OrderedDict()
         self._built_in = {name: Runner(name, None, self._rules.retries[name], None, None) for name in BUILT_IN}
         self._component_policies: dict[tuple[str, str, str], Policy] = {}
         self._component_breakers: dict[tuple[str, str], Breaker] = {}
@@ -78,6 +80,7 @@ class Policies:
         """The policy of calls to an app; `endpoint` (host:port) has a breaker of its own."""
         cached = self._app_policies.get(app_id)
         if cached is not None and endpoint in cached:
+            self._app_policies.move_to_end(app_id)
             cached.move_to_end(endpoint)
             return cached[endpoint]
         target = self._rules.apps.get(app_id)
@@ -88,6 +91,8 @@ class Policies:
             policies[endpoint] = policy
             if len(policies) > (target.breakers_max or _APP_BREAKERS_MAX):
                 policies.popitem(last=False)
+            if len(self._app_policies) > _APPS_MAX:
+                self._app_policies.popitem(last=False)
         return policy
 
     def for_component(self, name: str, kind: Kind, direction: Direction) -> Policy:

@@ -49,6 +49,11 @@ def test_drain_time_is_clamped(given: str, used: float) -> None:
     assert parsed({"entities": ["a"], "drainOngoingCallTimeout": given}).actors["a"].drain_timeout_s == used
 
 
+def test_names_that_are_no_texts_are_skipped() -> None:
+    config = parsed({"entities": ["a"], "entitiesConfig": [{"entities": [[], {}, 1, "a"], "actorIdleTimeout": "1m"}]})
+    assert config.actors == {"a": ActorSettings(60)}
+
+
 def test_bad_entry_gets_defaults() -> None:
     config = parsed({"entities": ["a"], "entitiesConfig": [{"entities": ["a"], "actorIdleTimeout": "soon"}]})
     assert config.actors == {"a": ActorSettings()}

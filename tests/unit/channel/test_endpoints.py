@@ -86,6 +86,20 @@ async def test_bad_redirect_is_said() -> None:
             await endpoint.send_to(app.origin, Request("GET", b"/here", []))
 
 
+async def test_bad_redirect_frees_its_place() -> None:
+    async def converse(talk: Talk) -> None:
+        while await talk.request() is not None:
+            await talk.stream.send_all(
+                b"HTTP/1.1 302 Found\r\nLocation: ftp://x/\r\nTransfer-Encoding: chunked\r\n\r\n"
+            )
+
+    one_at_a_time = APP._replace(max_concurrency=1)
+    async with loopback_app(converse) as app, open_endpoint(EndpointSettings("api", "http://x"), one_at_a_time) as api:
+        for _ in range(2):
+            with pytest.raises(DriverError), trio.fail_after(2):
+                await api.send_to(app.origin, Request("GET", b"/here", []))
+
+
 async def test_only_urls_get_the_token() -> None:
     async with loopback_app() as app:
         async with open_endpoint(EndpointSettings("api", "http://x"), APP) as endpoint:

@@ -104,4 +104,17 @@ def test_unknown_verbs_are_one_series() -> None:
     metrics = Metrics("a")
     server = HttpServerMetrics(metrics, HttpMetricsSettings())
     server.record("BREW", "/x", 200, 3, 10, 2000)
-    assert 'method="UNKNOWN"' in render([metrics])
+    server.record("STEEP", "/x", 200, 3, 10, 2000)
+    for _ in range(2):
+        page = render([metrics])
+        labels = 'app_id="a",method="UNKNOWN",path="/x",status="200"'
+        assert f"dapr_http_server_request_count{{{labels}}} 2" in page
+        assert f"dapr_http_server_latency_count{{{labels}}} 2" in page
+        assert f"dapr_http_server_latency_sum{{{labels}}} 6" in page
+
+
+def test_invented_verbs_fill_no_memory() -> None:
+    server = HttpServerMetrics(Metrics("a"), HttpMetricsSettings())
+    for number in range(3000):
+        server.record(f"VERB{number}", "/x", 200, 3, 10, 2000)
+    assert len(server._entries) <= 2001

@@ -31,6 +31,15 @@ def failing(times: int) -> Callable[[], Awaitable[None]]:
     return operation
 
 
+def test_guarded_targets_stay_bounded() -> None:
+    guarding = policies({"policies": {"retries": {"DefaultAppRetryPolicy": {"maxRetries": 1}}}})
+    first = guarding.for_app("http://host0")
+    for number in range(1100):
+        guarding.for_app(f"http://host{number}")
+        assert guarding.for_app("http://host0") is first
+    assert len(guarding._app_policies) == 1024
+
+
 def test_no_resource_means_no_policy() -> None:
     empty = policies()
     assert empty.for_app("a") is NO_POLICY
