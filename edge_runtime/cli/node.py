@@ -18,6 +18,7 @@ class HostedApp(Protocol):
     gone: Any  # trio.Event, set when the sidecar has been taken down
 
     def set_metadata(self, key: str, value: str) -> None: ...
+    def reload(self) -> None: ...
 
 
 class RunningNode(Protocol):

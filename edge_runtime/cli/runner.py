@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, TextIO, cast
 
@@ -30,10 +30,24 @@ from edge_runtime.model.errors import ConfigError
 _LOGS_HERE: Final = "Both Dapr and your app logs will appear here."
 
 
+def has_terminal() -> bool:
+    """Whether this process has a controlling terminal that is still there."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
 class Stop:
-    """The wish to end. The first signal is a request; the second ends everything at once."""
+    """The wish to end. The first signal is a request; the second ends everything at once.
+
+    SIGHUP is such a wish only when it says that the terminal has gone; else it asks for the files to be read again.
+    """
 
     def __init__(self) -> None:
+        self.on_hangup: Callable[[], None] = _nothing_to_read
+        self._had_terminal = has_terminal()
         self.requested = trio.Event()
         self.starting = trio.CancelScope()  # cancelled by a signal that comes before everything runs
         self.children: list[Child] = []
@@ -44,13 +58,20 @@ class Stop:
             numbers.append(signal.SIGHUP)
         with trio.open_signal_receiver(*numbers) as received:
             task_status.started()
-            async for _ in received:
+            async for number in received:
+                if number == signal.SIGHUP and not (self._had_terminal and not has_terminal()):
+                    self.on_hangup()
+                    continue
                 if self.requested.is_set():
                     for child in self.children:
                         child.signal(signal.SIGKILL)
                     os._exit(1)
                 self.requested.set()
                 self.starting.cancel()
+
+
+def _nothing_to_read() -> None:
+    """Before the node runs, and for apps that are attached: there SIGHUP is for the node that serves them."""
 
 
 def run_plans(parsed: Parsed, plans: Sequence[AppPlan], messages: Messages) -> int:
@@ -78,6 +99,7 @@ async def _run(parsed: Parsed, plans: Sequence[AppPlan], messages: Messages, att
     async with trio.open_nursery() as nursery:
         await nursery.start(stop.listen)
         async with apps.open_sidecars(parsed, attach_to) as sidecars:
+            stop.on_hangup = sidecars.read_files_again
             code = await apps.run(sidecars)
         nursery.cancel_scope.cancel()
     return code or sidecars.code

@@ -26,6 +26,9 @@ class Sidecars:
         """Put an entry where Dapr's tools look for it."""
         raise NotImplementedError
 
+    def read_files_again(self) -> None:
+        """Have the sidecars of this process go over to what their files say now."""
+
 
 class OwnSidecars(Sidecars):
     """Sidecars in a node inside this process."""
@@ -47,6 +50,10 @@ class OwnSidecars(Sidecars):
         app = self.node.apps.get(app_id) if self.node is not None else None
         if app is not None:
             app.set_metadata(key, value)
+
+    def read_files_again(self) -> None:
+        for app in list(self.node.apps.values()) if self.node is not None else ():
+            app.reload()
 
     async def serve(self, request: nodes.NodeRequest, apps: Sequence[nodes.AppRequest], up: trio.Event) -> None:
         try:

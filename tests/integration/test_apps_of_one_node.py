@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -17,7 +18,13 @@ pytestmark = pytest.mark.slow
 def template(directory: Path, ports: dict[str, int], app_ports: dict[str, int]) -> Path:
     """A run file for apps without commands: only their sidecars run."""
     apps = [
-        {"appID": name, "appDirPath": str(directory), "daprHTTPPort": port, "appPort": app_ports.get(name, 0)}
+        {
+            "appID": name,
+            "appDirPath": str(directory),
+            "daprHTTPPort": port,
+            "appPort": app_ports.get(name, 0),
+            "daprdLogDestination": "console",
+        }
         for name, port in ports.items()
     ]
     path = directory / "dapr.yaml"
@@ -88,3 +95,13 @@ def test_apps_call_and_hear_each_other(tmp_path: Path) -> None:
             event = app.next().json()
             assert (event["source"], event["data"]) == ("one", {"n": 1})
             assert program.stop() == 0
+
+
+def test_hangup_without_terminal_reads_files_again(tmp_path: Path) -> None:
+    ports = {"one": free_port()}
+    with node(tmp_path, ports) as program:
+        wait_until_all_serve(program, ports)
+        program.signal(signal.SIGHUP)
+        program.wait_line("Going over to the new files")
+        wait_until_all_serve(program, ports)
+        assert program.stop() == 0
