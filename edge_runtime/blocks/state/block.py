@@ -235,10 +235,21 @@ class State:
         requests = [_request(store, operation) for operation in staged.operations]
         requests += staged.markers
         await outbox.publish(settings, staged)
+        uncertain = False  # an attempt failed in a way that may have left its transaction in the store
+
+        async def attempt() -> None:
+            nonlocal uncertain
+            known, uncertain = not uncertain, True
+            try:
+                await store.store.transact(requests)
+            except DriverError as error:
+                uncertain = not (known and error.permanent)
+                raise
+
         try:
-            await self._commit(store, requests)
-        except DriverError as error:
-            if error.permanent:
+            await self._run(store, "transaction", attempt)
+        except DriverError:
+            if not uncertain:
                 outbox.withdraw(staged)
             raise
 

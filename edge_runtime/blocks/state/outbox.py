@@ -162,6 +162,9 @@ class Outbox:
                     f"error while publishing outbox message: {error}",
                     metadata={"appID": self._app_id, "error": str(error)},
                 ) from error
+            except BaseException:
+                self.withdraw(staged)  # the caller left, so the transaction is not even tried
+                raise
 
     def withdraw(self, staged: Staged) -> None:
         """The transaction surely was refused: its events need not wait for markers that cannot come."""

@@ -13,7 +13,7 @@ from trio.testing import MockClock
 
 from edge_runtime.blocks.state import Operation, Outbox, OutboxSettings, SaveItem, State
 from edge_runtime.blocks.state.outbox import Source, stage
-from edge_runtime.model.errors import DriverError, EdgeError, Kind
+from edge_runtime.model.errors import CircuitOpen, DriverError, EdgeError, EtagMismatch, Kind
 from edge_runtime.model.ports import Handler, Item, Message, Outcome
 from edge_runtime.model.trace import Trace
 from tests.unit.blocks.state.stores import MapStore, bound, state_of
@@ -29,10 +29,12 @@ class Broker:
         self.published: list[tuple[str, str, dict[str, Any]]] = []
         self.handlers: dict[tuple[str, str], Handler] = {}
         self.fault: Exception | None = None
+        self.delay_s = 0.0
 
     async def publish_raw(self, pubsub: str, topic: str, data: bytes, metadata: Mapping[str, str]) -> None:
         if self.fault is not None:
             raise self.fault
+        await trio.sleep(self.delay_s)
         self.published.append((pubsub, topic, json.loads(data)))
 
     async def subscribe_internal(self, pubsub: str, topic: str, handler: Handler, *, task_status: Any) -> None:
@@ -122,12 +124,14 @@ def test_projection_replaces_the_payload() -> None:
 
 
 class Setup:
-    def __init__(self, settings: OutboxSettings = SETTINGS, wired: bool = True) -> None:
+    def __init__(
+        self, settings: OutboxSettings = SETTINGS, wired: bool = True, policies: Mapping[str, Any] | None = None
+    ) -> None:
         self.store = MapStore()
         self.broker = Broker()
         store = bound(self.store, outbox=settings)
         self.outbox = Outbox({"store": store, "plain": bound(MapStore(), "plain")}, "app", "ns", self.broker)
-        self.state: State = state_of(store, outbox=self.outbox if wired else None)
+        self.state: State = state_of(store, policies=policies, outbox=self.outbox if wired else None)
 
 
 async def test_event_follows_its_transaction(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
@@ -188,6 +192,35 @@ async def test_uncertain_transaction_is_waited_for(autojump_clock: MockClock, nu
         await setup.state.transact("store", [upsert("a")])
     ((_, _, event),) = setup.broker.published
     assert await setup.broker.bring(event) is Outcome.NACK
+
+
+@pytest.mark.parametrize("last", [EtagMismatch("own write"), CircuitOpen("circuit breaker is open")])
+async def test_doubt_outlasts_later_refusals(
+    last: DriverError, autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    targets = {"components": {"store": {"outbound": {"retry": "r"}}}}
+    setup = Setup(policies={"policies": {"retries": {"r": {"duration": "1s"}}}, "targets": targets})
+    await nursery.start(setup.outbox.run)
+    setup.store.faults = [DriverError("timed out after the commit"), last]
+    with pytest.raises(EdgeError):
+        await setup.state.transact("store", [upsert("a")])
+    ((_, _, event),) = setup.broker.published
+    setup.store.rows[event["id"]] = Item(b"0", "1")
+    assert await setup.broker.bring(event) is Outcome.ACK
+    assert len(setup.broker.published) == 2
+
+
+async def test_events_of_callers_who_left_are_dropped(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    setup = Setup()
+    await nursery.start(setup.outbox.run)
+    setup.broker.delay_s = 1.0
+    with trio.move_on_after(1.5):
+        await setup.state.transact("store", [upsert("a"), upsert("b")])
+    ((_, _, event),) = setup.broker.published
+    setup.broker.delay_s = 0.0
+    assert await setup.broker.bring(event) is Outcome.ACK
+    assert len(setup.broker.published) == 1
+    assert not setup.store.rows
 
 
 async def test_failed_publish_keeps_the_marker(nursery: trio.Nursery) -> None:
