@@ -239,6 +239,8 @@ async def _stop(app: App, servers: Servers, graceful_s: float | None) -> None:
     if scope.cancelled_caught:
         app.node.code = 1
         log.critical("Graceful shutdown took longer than %gs; ending now", limit_s)
+        if not app.node.has_others(app):
+            app.node.force(app)  # deliveries in hand are shielded, but nobody may wait for them any longer
     else:
         log.info("Daprd shutdown gracefully")
 

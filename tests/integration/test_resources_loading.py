@@ -120,6 +120,18 @@ def test_errors_can_be_ignored(tmp_path: Path) -> None:
         assert 'dapr_runtime_component_init_total{app_id="app",component="state.in-memory"} 1' in text
 
 
+def test_a_slow_component_is_given_up(tmp_path: Path) -> None:
+    late = component("late", MEMORY, initTimeout="1ns", ignoreErrors=True)
+    odd = component("odd", MEMORY, initTimeout="-1s")  # no such limit: the default holds
+    resources = write(tmp_path / "r", "a.yaml", late, odd)
+    with Sidecar(tmp_path, *resources_flags(resources)) as sidecar:
+        assert "init timeout for component late exceeded after" in sidecar.said
+        assert loaded(sidecar) == ["odd"]
+    write(resources, "a.yaml", component("late", MEMORY, initTimeout="1ns"))
+    with Sidecar(tmp_path, *resources_flags(resources), ready="init timeout for component late") as sidecar:
+        assert sidecar.wait() == 1
+
+
 def test_references_and_templates_are_resolved(tmp_path: Path) -> None:
     file = secrets_file(tmp_path, key={"path": str(tmp_path / "x.db")}, plain="app=allowed")
     secret = {"secretKeyRef": {"name": "plain"}}
