@@ -9,6 +9,7 @@ from edge_runtime.config.values import format_go_duration
 from edge_runtime.model.errors import EdgeError, Kind
 
 EXTENDED_ENTRIES_MAX: Final = 1_000
+EXTENDED_CHARACTERS_MAX: Final = 2**23
 
 
 class LoadedComponent(NamedTuple):
@@ -41,7 +42,9 @@ class Metadata:
         features: Sequence[str] = (),
         connection: AppConnection | None = None,
         subscriptions: Callable[[], Iterable[Mapping[str, Any]]] = list,
+        extended: dict[str, str] | None = None,
     ) -> None:
+        """`extended` has the free entries; whoever gives it keeps them longer than this object."""
         self.app_id = app_id
         self.runtime_version = runtime_version
         self.features = features
@@ -50,14 +53,15 @@ class Metadata:
         self.components: list[LoadedComponent] = []
         self.endpoints: list[str] = []
         self.resiliencies: list[str] = []
-        self._extended: dict[str, str] = {}
+        self._extended = {} if extended is None else extended
 
     def put(self, key: str, value: str) -> None:
-        """Keep a free entry until the process ends. At most `EXTENDED_ENTRIES_MAX` of them."""
+        """Keep a free entry. At most `EXTENDED_ENTRIES_MAX` of them, with `EXTENDED_CHARACTERS_MAX` in all."""
         if key not in self._extended and len(self._extended) >= EXTENDED_ENTRIES_MAX:
-            raise EdgeError(
-                Kind.BODY_READ, f"failed to read request body: more than {EXTENDED_ENTRIES_MAX} metadata entries"
-            )
+            raise _too_much(f"{EXTENDED_ENTRIES_MAX} metadata entries")
+        others = sum(len(name) + len(text) for name, text in self._extended.items() if name != key)
+        if others + len(key) + len(value) > EXTENDED_CHARACTERS_MAX:
+            raise _too_much(f"{EXTENDED_CHARACTERS_MAX} characters of metadata")
         self._extended[key] = value
 
     def document(self) -> dict[str, Any]:
@@ -82,6 +86,10 @@ class Metadata:
         shown["scheduler"] = {}
         shown["workflows"] = {}
         return shown
+
+
+def _too_much(limit: str) -> EdgeError:
+    return EdgeError(Kind.BODY_READ, f"failed to read request body: more than {limit}")
 
 
 def _component(component: LoadedComponent) -> dict[str, Any]:

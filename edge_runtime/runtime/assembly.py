@@ -335,7 +335,7 @@ def _build(
         publisher=publisher,
         invoker=_invoker(app, files, policies, peer, outside),
         secrets=_secrets(files, opened, policies, app),
-        metadata=_metadata(files, opened, policies, subscriber),
+        metadata=_metadata(app, files, opened, policies, subscriber),
         health=app.health,
         namespace=files.environment.namespace_or_default,
         shutdown=app.request_shutdown,
@@ -431,7 +431,9 @@ def _secrets(files: Files, opened: Mapping[str, Opened], policies: Policies, app
     return Secrets(stores, scopes, policies, app.metrics, files.environment.namespace)
 
 
-def _metadata(files: Files, opened: Mapping[str, Opened], policies: Policies, subscriber: Subscriber) -> Metadata:
+def _metadata(
+    app: App, files: Files, opened: Mapping[str, Opened], policies: Policies, subscriber: Subscriber
+) -> Metadata:
     features = [name for name, on in files.configuration.features.items() if on]
     metadata = Metadata(
         files.flags.app_id,
@@ -439,6 +441,7 @@ def _metadata(files: Files, opened: Mapping[str, Opened], policies: Policies, su
         features=features,
         connection=_connection(files.flags),
         subscriptions=subscriber.active,
+        extended=app.extended,
     )
     metadata.components += [_described(item) for item in opened.values()]
     metadata.endpoints += [endpoint.name for endpoint in files.resources.http_endpoints]
@@ -505,9 +508,10 @@ def _face_settings(files: Files) -> FaceSettings:
 
 
 def _public_face(blocks: Blocks) -> Face:
-    """Health and metadata without token, CORS, limit and fallback."""
+    """Health and metadata without token, CORS and fallback. The flag for body sizes is not for this port, which takes
+    the default size: it may be open to a network."""
     routes = (*health.HEALTH_ROUTES, *health.METADATA_ROUTES)
-    return Face(blocks, routes, FaceSettings(body_limit_bytes=None), Tracer(None), None, None)
+    return Face(blocks, routes, FaceSettings(), Tracer(None), None, None)
 
 
 def _rate(text: str) -> float:

@@ -1,6 +1,12 @@
 import pytest
 
-from edge_runtime.blocks.metadata import EXTENDED_ENTRIES_MAX, AppConnection, LoadedComponent, Metadata
+from edge_runtime.blocks.metadata import (
+    EXTENDED_CHARACTERS_MAX,
+    EXTENDED_ENTRIES_MAX,
+    AppConnection,
+    LoadedComponent,
+    Metadata,
+)
 from edge_runtime.model.errors import EdgeError
 
 
@@ -59,3 +65,17 @@ def test_free_entries_are_limited() -> None:
     metadata.put("0", "again")
     with pytest.raises(EdgeError):
         metadata.put("one more", "")
+
+
+def test_the_size_of_free_entries_is_limited() -> None:
+    metadata = Metadata("a", "1.0")
+    metadata.put("k", "x" * (EXTENDED_CHARACTERS_MAX - 1))
+    metadata.put("k", "y" * (EXTENDED_CHARACTERS_MAX - 1))
+    with pytest.raises(EdgeError):
+        metadata.put("one more", "")
+
+
+def test_free_entries_outlive_the_object() -> None:
+    kept: dict[str, str] = {}
+    Metadata("a", "1.0", extended=kept).put("cliPID", "42")
+    assert Metadata("a", "1.0", extended=kept).document()["extended"]["cliPID"] == "42"
