@@ -113,6 +113,8 @@ def open_writer(where: Location) -> sqlite3.Connection:
     connection = _connect(where, "rwc")
     try:
         _set_writer_pragmas(connection, where)
+        if where.wal:
+            connection.execute("PRAGMA busy_timeout = 0")  # the writer waits for the lock itself; see `Writer._begin`
     except BaseException:
         connection.close()
         raise

@@ -369,7 +369,9 @@ async def open_database(where: Location, limits: StoreLimits = StoreLimits()) ->
             yield database
             return
         async with trio.open_nursery() as nursery:
-            await nursery.start(database.serve)
+            # Its tasks are shielded: cancelled on the way, nobody would be left to end them.
+            with trio.CancelScope(shield=True):
+                await nursery.start(database.serve)
             try:
                 yield database
             finally:
@@ -489,8 +491,10 @@ class Databases:
             key = f":memory:{next(self._memory_names)}" if where.memory else where.path
             shared = self._shared.get(key)
             if shared is None:
-                shared = await self._nursery.start(self._serve, where)
-                self._shared[key] = shared
+                # As in `open_database`: what is being opened has to be closed by somebody.
+                with trio.CancelScope(shield=True):
+                    opened: _Shared = await self._nursery.start(self._serve, where)
+                shared = self._shared[key] = opened
             shared.database.check_same(where)
             shared.users += 1
             return shared

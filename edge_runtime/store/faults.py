@@ -34,6 +34,11 @@ _FAULTS: Final = {
     sqlite3.SQLITE_READONLY: Fault(
         "the file or its medium is read-only", "make the medium writable, or give this user write permission"
     ),
+    sqlite3.SQLITE_READONLY_DBMOVED: Fault(
+        "the file was moved, replaced or deleted while it was open",
+        "put it back together with its -wal file, or restart to go on with what is there now",
+        reopen=False,
+    ),
     sqlite3.SQLITE_IOERR: Fault("the disk reported an error", "check the medium (dmesg shows what the kernel saw)"),
     sqlite3.SQLITE_CANTOPEN: Fault(
         "the file cannot be opened", "check that its folder exists and that this user may write there"
@@ -66,8 +71,10 @@ ROLLED_BACK: Final = Fault("the transaction was rolled back", "try again", reope
 
 def fault_of(error: BaseException) -> Fault | None:
     """The fault behind an error, or None when the operation itself was wrong."""
+    if isinstance(error, MemoryError):  # what Python makes of SQLITE_NOMEM
+        return _FAULTS[sqlite3.SQLITE_NOMEM]
     code = getattr(error, "sqlite_errorcode", None)
-    return _FAULTS.get(code & 0xFF) if isinstance(code, int) else None
+    return _FAULTS.get(code) or _FAULTS.get(code & 0xFF) if isinstance(code, int) else None
 
 
 def unavailable(path: str, fault: Fault, error: BaseException | None = None, *, what: str = "refused") -> DriverError:
@@ -76,6 +83,14 @@ def unavailable(path: str, fault: Fault, error: BaseException | None = None, *, 
     detail = f" ({name})" if name else ""
     kind = StoreBusy if fault.problem == _FAULTS[sqlite3.SQLITE_BUSY].problem else StoreUnavailable
     return kind(f"store file {path}: {what}: {fault.problem}{detail}; {fault.mend}")
+
+
+def moved_error() -> sqlite3.OperationalError:
+    """What SQLite itself would say of a file that was moved away, if it looked in WAL mode."""
+    error = sqlite3.OperationalError("the file was moved, replaced or deleted")
+    error.sqlite_errorcode = sqlite3.SQLITE_READONLY_DBMOVED
+    error.sqlite_errorname = "SQLITE_READONLY_DBMOVED"
+    return error
 
 
 def driver_error(path: str, error: Exception) -> DriverError:

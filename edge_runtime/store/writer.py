@@ -26,7 +26,7 @@ import trio
 
 from edge_runtime.model.errors import DriverError
 from edge_runtime.store.connection import Location, open_writer, verify
-from edge_runtime.store.faults import ROLLED_BACK, Fault, driver_error, fault_of, unavailable
+from edge_runtime.store.faults import ROLLED_BACK, Fault, driver_error, fault_of, moved_error, unavailable
 
 logger = logging.getLogger("dapr.runtime.store")
 
@@ -39,6 +39,7 @@ FREE_PAGES_MIN: Final = 256
 FREE_PAGES_STEP: Final = 1024
 
 Operation = Callable[[sqlite3.Connection], Any]
+Identity = tuple[int, int, int] | None
 
 
 class Write:
@@ -80,7 +81,9 @@ class Writer:
     ) -> None:
         self._where = where
         self._path = where.path
-        self._connection = connection
+        self._connection: sqlite3.Connection | None = None
+        self._identity: Identity = None
+        self._adopt(connection)
         self._alarm = alarm
         self._retry = retry
         self._retry_in_s = retry.first_s
@@ -93,6 +96,19 @@ class Writer:
         self.reason = ""  # why writes are refused; empty when they are taken. Read by the trio thread.
         self.commits = 0
         self.jobs: queue.SimpleQueue[Batch | Callable[[], None] | None] = queue.SimpleQueue()
+
+    def _adopt(self, connection: sqlite3.Connection | None) -> None:
+        self._connection = connection
+        self._identity = None if connection is None or self._where.memory else self._find_identity()
+
+    def _find_identity(self) -> Identity:
+        """Which files have the names: a commit into a file that has lost its name would never be found again."""
+        try:
+            main = os.stat(self._path)
+            log = os.stat(self._path + "-wal") if self._where.wal else main
+        except FileNotFoundError:
+            return None
+        return main.st_dev, main.st_ino, log.st_ino
 
     # --- the thread ---------------------------------------------------------------------------------------------------
 
@@ -112,7 +128,10 @@ class Writer:
                 del job  # a batch may hold megabytes; do not keep it while waiting for the next
                 self._checkpoint_when_due()
             else:
-                job()
+                try:
+                    job()
+                except Exception:  # the thread has to go on: every later write waits for it
+                    logger.exception("store file %s: looking after it failed", self._path)
         self.close()
 
     # --- batches ------------------------------------------------------------------------------------------------------
@@ -123,7 +142,7 @@ class Writer:
             if self._fault is not None:
                 self._recover()
             self._run_in_transaction(batch)
-        except (sqlite3.Error, DriverError) as error:
+        except (sqlite3.Error, DriverError, MemoryError) as error:
             refusal = error if isinstance(error, DriverError) else self._fail(error)
             for write in batch:  # an exception each: a shared one would gather the tracebacks of all who wait
                 write.result = outcome.Error(type(refusal)(str(refusal)))
@@ -161,10 +180,10 @@ class Writer:
         error = result.error
         if not connection.in_transaction:
             raise error if fault_of(error) else unavailable(self._path, ROLLED_BACK, error)
-        if not isinstance(error, (sqlite3.Error, UnicodeEncodeError)):
-            return result
         if fault_of(error) is not None:
             raise error
+        if not isinstance(error, (sqlite3.Error, UnicodeEncodeError)):
+            return result
         return outcome.Error(driver_error(self._path, error))
 
     def _begin(self) -> sqlite3.Connection:
@@ -172,27 +191,27 @@ class Writer:
         short and jittered, so that processes on one file get their turns."""
         connection = self._connection
         if connection is None:
-            connection = self._connection = open_writer(self._where)
-        deadline = None
+            connection = open_writer(self._where)
+            self._adopt(connection)
+        deadline = time.monotonic() + self._where.busy_timeout_s
         pause_s = 0.0005
         while True:
             try:
                 connection.execute("BEGIN IMMEDIATE")
+                if self._identity is not None and self._find_identity() != self._identity:
+                    raise moved_error()
                 return connection
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
                     raise
-                now = time.monotonic()
-                if deadline is None:
-                    deadline = now + self._where.busy_timeout_s
-                if now >= deadline:
+                if time.monotonic() >= deadline:
                     raise
             time.sleep(pause_s * random.uniform(0.5, 1.5))
             pause_s = min(pause_s * 1.5, 0.005)
 
     # --- failure and recovery -----------------------------------------------------------------------------------------
 
-    def _fail(self, error: sqlite3.Error) -> DriverError:
+    def _fail(self, error: sqlite3.Error | MemoryError) -> DriverError:
         """Roll back, remember the fault, and say so."""
         fault = fault_of(error) or Fault("SQLite refused", "see the text", reopen=True, lasting=False)
         self._roll_back(reopen=fault.reopen)
@@ -248,7 +267,7 @@ class Writer:
             except BaseException:
                 connection.close()
                 raise
-            self._connection = connection
+            self._adopt(connection)
         self._probe()
 
     def _probe(self) -> None:
@@ -267,7 +286,7 @@ class Writer:
     def let_in(self, connection: sqlite3.Connection) -> None:
         """Take writes from now on, through this connection."""
         self._locked_out = False
-        self._connection = connection
+        self._adopt(connection)
         self._mend()
 
     def _mend(self) -> None:

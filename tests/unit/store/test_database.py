@@ -14,8 +14,8 @@ import trio
 import trio.testing
 
 from edge_runtime.model.errors import ConfigError, DriverError, EtagMismatch, Overloaded, StoreUnavailable
-from edge_runtime.store.connection import Location, location
-from edge_runtime.store.database import Database, StoreLimits, open_database, open_databases
+from edge_runtime.store.connection import Location, location, open_writer
+from edge_runtime.store.database import Database, Databases, StoreLimits, open_database, open_databases
 from edge_runtime.store.faults import StoreBusy
 from edge_runtime.store.writer import Retry
 
@@ -60,6 +60,16 @@ def size_bytes(path: str) -> int:
 
 def names_beside(path: str) -> list[str]:
     return os.listdir(os.path.dirname(path))
+
+
+async def until_writable(database: Database) -> None:
+    while True:
+        try:
+            await database.write(insert(1))
+        except StoreUnavailable:
+            await trio.lowlevel.checkpoint()
+        else:
+            return
 
 
 class Gate:
@@ -249,6 +259,43 @@ async def test_cancelled_program_still_answers(path: str) -> None:
         assert rows(database) == [1]
 
 
+@pytest.mark.parametrize("single", [False, True])
+async def test_lack_of_memory_ends_no_thread(path: str, single: bool) -> None:
+    def starve(connection: sqlite3.Connection) -> None:
+        raise MemoryError
+
+    async with open_database(location(path), FAST_RETRY) as database:
+        await database.write(lambda connection: connection.execute("CREATE TABLE t (a)").rowcount)
+        with pytest.raises(StoreUnavailable, match="memory ran out"):
+            await database.write(starve, single=single)
+        await until_writable(database)
+        assert rows(database) == [1]
+
+
+async def test_failed_upkeep_ends_no_thread(database: Database, caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> None:
+        raise RuntimeError("unforeseen")
+
+    database._writer.jobs.put(fail)
+    await database.write(insert(1))
+    assert "unforeseen" in caplog.text
+
+
+async def test_cancelled_opening_is_closed(path: str) -> None:
+    async def use(databases: Databases) -> None:
+        async with databases.lease(location(path)):
+            await trio.sleep_forever()
+
+    with trio.fail_after(5):
+        async with open_databases() as databases, trio.open_nursery() as nursery:
+            nursery.start_soon(use, databases)
+            while not databases._opening.locked():
+                await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+    assert names_beside(path) == ["test.db"]
+
+
 async def test_slow_read_can_be_cancelled(database: Database) -> None:
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
     async with trio.open_nursery() as nursery:
@@ -344,6 +391,32 @@ async def test_endless_lock_is_told(path: str) -> None:
         other.close()
         await database.write(insert(2))
         assert rows(database) == [2]
+
+
+async def test_lock_is_waited_for_once(path: str) -> None:
+    writer = open_writer(location(path))
+    assert writer.execute("PRAGMA busy_timeout").fetchall() == [(0,)]  # SQLite's own waiting would come on top of ours
+    writer.close()
+
+
+# --- files that are taken away ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal"])
+async def test_moved_file_takes_no_writes(database: Database, path: str, suffix: str) -> None:
+    await database.write(insert(1))
+    os.rename(path + suffix, path + ".elsewhere")
+    with pytest.raises(StoreUnavailable, match=r"moved, replaced or deleted while it was open"):
+        await database.write(insert(2))
+    assert not database.healthy
+    assert rows(database) == [1]
+    write_bytes(path + suffix, b"")
+    with pytest.raises(StoreUnavailable, match=r"put it back together with its -wal file, or restart"):
+        await database.write(insert(3))
+    os.rename(path + ".elsewhere", path + suffix)
+    await database.write(insert(4))
+    assert database.healthy
+    assert rows(database) == [1, 4]
 
 
 # --- files that cannot be used ----------------------------------------------------------------------------------------
