@@ -53,9 +53,15 @@ def token() -> tuple[tuple[bytes, bytes], ...]:
     return ((b"dapr-api-token", os.fsencode(value)),) if value else ()
 
 
+def token_hint(answer: Answer) -> str:
+    """The mend, when the sidecar asks for a token that was not sent or is another."""
+    asked = answer.status == 401 and b"api token" in answer.body
+    return " (set DAPR_API_TOKEN to the token of the sidecar)" if asked else ""
+
+
 def _show(parsed: Parsed, messages: Messages, app_id: str, answer: Answer) -> int:
     if not 200 <= answer.status < 400:
-        return _failed(parsed, messages, f"error invoking app {app_id}: {answer.line}", answer)
+        return _failed(parsed, messages, f"error invoking app {app_id}: {answer.line}{token_hint(answer)}", answer)
     if parsed.flag("json"):
         print(as_json({"appId": app_id, "status": answer.status, "body": _text(answer)}))
         return 0

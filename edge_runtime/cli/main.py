@@ -39,6 +39,12 @@ ROOT_OPTIONS: Final = (
 )
 _ROOT_VALUE_FLAGS: Final = ("--runtime-path",)
 
+# Commands of Dapr whose work is not there to be done.
+_NEEDLESS: Final = {
+    "init": ": nothing has to be set up; start with `edge-runtime run`",
+    "uninstall": ": nothing was set up; stop the apps and remove the state directory",
+}
+
 
 def dispatch(argv: Sequence[str]) -> int:
     """Run the command that `argv` names and return its exit code."""
@@ -47,8 +53,11 @@ def dispatch(argv: Sequence[str]) -> int:
         if not name:
             return _root(before)
         command = COMMANDS.get(name)
+        if name == "help":
+            return dispatch([*before, *after[:1], "--help"])
         if command is None:
-            raise UsageError(f'unknown command "{name}" for "edge-runtime"{nearest(name, COMMANDS)}')
+            hint = _NEEDLESS.get(name) or nearest(name, COMMANDS)
+            raise UsageError(f'unknown command "{name}" for "edge-runtime"{hint}')
         return _call(command, [*before, *after])
     except UsageError as error:
         print_error(f"{error}\nRun 'edge-runtime {name + ' ' if name in COMMANDS else ''}--help' for usage.")

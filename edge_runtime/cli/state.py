@@ -15,9 +15,10 @@ from urllib.parse import quote
 
 from edge_runtime.cli.arguments import FLAG, HELP, INTEGER, Option, Parsed, UsageError, help_text, parse, require
 from edge_runtime.cli.control import ControlError
+from edge_runtime.cli.files import read_files
 from edge_runtime.cli.http import Answer, Unreachable, request
 from edge_runtime.cli.instances import Instance, control_of, find_instance
-from edge_runtime.cli.invoke import token
+from edge_runtime.cli.invoke import token, token_hint
 from edge_runtime.cli.output import Messages, as_json
 from edge_runtime.config.environment import state_dir
 from edge_runtime.config.values import nearest
@@ -41,7 +42,7 @@ OPTIONS: Final = (
 # Word → how many further words it takes.
 ACTIONS: Final = {"get": (1, 1), "set": (1, 2), "delete": (1, 1), "list": (0, 0)}
 _LIMIT_MAX: Final = 1_000
-_APP_MISSING: Final = "it must run for its state to be changed"
+_APP_MISSING: Final = "start it first: a state store is changed through the app's own sidecar"
 
 
 class Failed(Exception):
@@ -152,19 +153,17 @@ def _ask(instance: Instance, method: str, rest: str, parsed: Parsed, body: bytes
         try:
             message = json.loads(answer.body)["message"]
         except (ValueError, KeyError, TypeError):
-            message = answer.line
+            message = f"{answer.line}{token_hint(answer)}"
         raise Failed(str(message), status=answer.status)
     return answer
 
 
 def _from_file(parsed: Parsed, key: str | None) -> dict[str, Any]:
     """The keys, or one value, from the default store's file, which is only read."""
-    import trio
-
     path = os.path.join(state_dir(os.environ, parsed.text("state-dir")), f"{parsed.text('store')}.db")
     if not os.path.exists(path):
         raise Failed(f"app ID {parsed.text('app-id')} not found, and there is no file {path}")
-    return trio.run(_read_file, path, parsed, key)
+    return read_files(lambda path: _read_file(path, parsed, key), path)
 
 
 async def _read_file(path: str, parsed: Parsed, key: str | None) -> dict[str, Any]:

@@ -141,6 +141,10 @@ def _load(where: str, text: str) -> Any:
         return yaml.load(text, TextLoader)
     except yaml.YAMLError as error:
         raise _Bad(where, f"is no YAML: {error}") from None
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError):  # what the library raises for such a text
+        raise _Bad(
+            where, "is no YAML: a value does not fit its own tag, such as `!!int x`; leave the tag out"
+        ) from None
 
 
 def _typed(where: str, place: str, fields: Mapping[Any, Any], known: Mapping[str, tuple[str, str]]) -> dict[str, Any]:

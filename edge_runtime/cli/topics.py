@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from edge_runtime.cli.arguments import FLAG, HELP, Option, help_text, parse
-from edge_runtime.cli.control import running_nodes
+from edge_runtime.cli.control import ControlError, running_nodes
+from edge_runtime.cli.files import read_files
+from edge_runtime.cli.http import Unreachable
 from edge_runtime.cli.instances import now
 from edge_runtime.cli.output import Messages, age, render
 from edge_runtime.config.environment import state_dir
@@ -38,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
         return 1
     try:
         topics = find_topics(parsed.text("control-socket"), parsed.text("state-dir"))
-    except (ConfigError, DriverError) as error:
+    except (ConfigError, ControlError, DriverError, Unreachable) as error:
         messages.failure(str(error))
         return 1
     if not topics and output == "table":
@@ -56,21 +58,22 @@ def find_topics(socket: str, directory: str) -> list[dict[str, Any]]:
         for node in nodes:  # two processes may share one file
             seen.setdefault(str(node.describe()["stateDirectory"]), node.topics())
         return [topic for topics in seen.values() for topic in topics]
-    import trio
+    from edge_runtime.components.pubsub.sqlite import NODE_DATABASE
 
-    return trio.run(read_file, state_dir(os.environ, directory))
+    path = os.path.join(state_dir(os.environ, directory), NODE_DATABASE)
+    if os.path.exists(path):
+        return read_files(read_file, path)
+    if directory:
+        raise ConfigError(f"--state-dir {directory}: there is no file {path}, or this user may not look there")
+    return []
 
 
-async def read_file(directory: str) -> list[dict[str, Any]]:
+async def read_file(path: str) -> list[dict[str, Any]]:
     """The topics in the node's file, which is only read."""
     from edge_runtime.api.control import topic_as_mapping
-    from edge_runtime.components.pubsub.sqlite import NODE_DATABASE
     from edge_runtime.store.database import open_databases
     from edge_runtime.store.log_view import describe
 
-    path = os.path.join(directory, NODE_DATABASE)
-    if not os.path.exists(path):  # noqa: ASYNC240 - nothing else runs here
-        return []
     async with open_databases() as databases:
         return [topic_as_mapping(topic) for topic in describe(await databases.get(path, read_only=True))]
 

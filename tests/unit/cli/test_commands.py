@@ -4,7 +4,9 @@ import io
 import json
 import os
 import signal
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -332,6 +334,47 @@ def test_keys_are_listed(
 def test_nothing_to_read_is_told(running: FakeMachine, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["state", "list", "-a", "a", "--state-dir", str(tmp_path)]) == 1
     assert f"there is no file {tmp_path}/statestore.db" in capsys.readouterr().err
+
+
+def test_missing_key_of_a_file_is_a_failure(
+    running: FakeMachine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(sqlite3.connect(tmp_path / "statestore.db")) as file:
+        file.execute(
+            "CREATE TABLE state (key TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL, is_binary BOOLEAN NOT NULL,"
+            " etag TEXT NOT NULL, expiration_time TIMESTAMP, update_time TIMESTAMP NOT NULL)"
+        )
+    assert main(["state", "get", "-a", "a", "k", "--state-dir", str(tmp_path)]) == 1
+    assert f"key 'k' is not in {tmp_path}/statestore.db" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "words"), [("statestore.db", ("state", "list", "-a", "a")), ("node.db", ("topics", "-o", "json"))]
+)
+def test_file_of_something_else_is_named(
+    running: FakeMachine, tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, words: tuple[str, ...]
+) -> None:
+    (tmp_path / file).write_bytes(b"no database" * 1000)
+    assert main([*words, "--state-dir", str(tmp_path)]) == 1
+    assert f"{tmp_path}/{file}: it cannot be used: the file is not an SQLite database" in capsys.readouterr().err
+
+
+def test_missing_log_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["topics", "--state-dir", str(tmp_path)]) == 1
+    assert f"there is no file {tmp_path}/node.db" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("state", "get", "-a", "a", "k"), ("invoke", "-a", "a", "-m", "m"), ("publish", "-i", "a", "-p", "p", "-t", "t")],
+)
+def test_missing_token_is_named(
+    running: FakeMachine, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    running.instances = [instance()]
+    running.answer = Answer(401, "Unauthorized", b"invalid api token")
+    assert main(words) == 1
+    assert "set DAPR_API_TOKEN" in capsys.readouterr().err
 
 
 # --- asking -----------------------------------------------------------------------------------------------------------

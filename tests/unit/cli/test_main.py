@@ -24,6 +24,17 @@ def test_unknown_command_names_nearest(capsys: pytest.CaptureFixture[str]) -> No
     assert 'unknown command "lisd" for "edge-runtime" (did you mean "list"?)' in capsys.readouterr().err
 
 
+def test_init_is_not_needed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init"]) == 255
+    assert 'unknown command "init" for "edge-runtime": nothing has to be set up' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "usage"), [((), "<command>"), (("run",), "run"), (("run", "--", "x"), "run")])
+def test_help_is_a_command_too(words: tuple[str, ...], usage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["help", *words]) == 0
+    assert f"edge-runtime {usage}" in capsys.readouterr().out.replace("[flags] <command>", "<command>")
+
+
 def test_unknown_flag_names_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--app-prot", "1"]) == 255
     assert '(did you mean "app-port"?)' in capsys.readouterr().err

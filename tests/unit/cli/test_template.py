@@ -141,6 +141,8 @@ def test_runtime_path_is_the_last_resort(place: Path) -> None:
     ("text", "problem"),
     [
         ("[", "is no YAML"),
+        ("!!int version: 1", "is no YAML: a value does not fit its own tag"),
+        ("!!timestamp x", "is no YAML: a value does not fit its own tag"),
         ("[]", "expected a map with version and apps"),
         ("{apps: []}", "version: expected 1, found None"),
         ("{version: 1}", "apps: no apps to run"),
