@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
 
+import trio
+
 from edge_runtime.channel.calls import Calls
 from edge_runtime.channel.metrics import HttpClientMetrics
 from edge_runtime.model.errors import ConfigError, DriverError
@@ -17,6 +19,7 @@ from edge_runtime.net.http_client import ClientLimits, HttpClient, open_http_cli
 READ_BUFFER_BYTES: Final = 4096
 # Dapr's server and client allow this much over the setting.
 _HEAD_SLACK_BYTES: Final = 4096
+DRAIN_S: Final = 3.0
 
 
 class ChannelSettings(NamedTuple):
@@ -46,12 +49,27 @@ class HttpChannel:
         self._probes = probes
         self.origin = origin
         self.healthy = True
+        self._waiting = 0  # calls without an answer yet
+        self._quiet = trio.Event()
 
     async def send(self, request: Request) -> Response:
         """The app's answer. Raises `DriverError` when there is none, and while the app is not healthy."""
         if not self.healthy:
             raise AppUnhealthy
-        return await self._calls.send(self.origin, request)
+        self._waiting += 1
+        try:
+            return await self._calls.send(self.origin, request)
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                self._quiet.set()
+
+    async def drained(self) -> None:
+        """Wait until every call has its answer, at most `DRAIN_S`; other apps of the node may be waiting for theirs."""
+        with trio.move_on_after(DRAIN_S):
+            while self._waiting:
+                self._quiet = trio.Event()
+                await self._quiet.wait()
 
     async def send_always(self, request: Request) -> Response:
         """The same through a shut gate; for job triggers."""
@@ -90,10 +108,13 @@ def trusting_tls() -> ssl.SSLContext:
 async def open_http_channel(
     settings: ChannelSettings, metrics: HttpClientMetrics | None = None
 ) -> AsyncIterator[HttpChannel]:
-    """A channel for as long as the block lasts; nothing is connected before the first call."""
+    """A channel for as long as the block lasts; nothing is connected before the first call. A block that ends well is
+    followed by the calls that are under way."""
     origin = app_origin(settings)
     async with open_http_client(client_limits(settings.read_buffer_bytes), trusting_tls) as client:
-        yield HttpChannel(_app_calls(client, settings, metrics), Calls(client), origin)
+        channel = HttpChannel(_app_calls(client, settings, metrics), Calls(client), origin)
+        yield channel
+        await channel.drained()
 
 
 def _app_calls(client: HttpClient, settings: ChannelSettings, metrics: HttpClientMetrics | None) -> Calls:

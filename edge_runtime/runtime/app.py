@@ -35,6 +35,9 @@ log = logging.getLogger("dapr.runtime")
 # Open requests are cancelled this long before the graceful seconds are over, so that components can still close.
 CLOSING_MARGIN_S: Final = 1.0
 REQUESTS_DRAIN_MAX_S: Final = 10.0
+# How long a reload waits for a moment without any request, and then, with new ones waiting, for those that are open.
+RELOAD_QUIET_S: Final = 2.0
+RELOAD_DRAIN_S: Final = 3.0
 # What the interpreter itself may take after the graceful seconds, before the process is ended from a thread.
 LAST_RESORT_S: Final = 5.0
 _PROMETHEUS: Final = ((b"content-type", b"text/plain; version=0.0.4; charset=utf-8"),)
@@ -73,8 +76,6 @@ class App:
     def set_metadata(self, key: str, value: str) -> None:
         """Put an entry into the `extended` part of the metadata API. It outlives a reload."""
         self.extended[key] = value
-        if self.generation is not None:
-            self.generation.blocks.metadata.put(key, value)
 
     def shut_down(self, *, blocking: bool = False) -> None:
         """Begin a graceful stop of this sidecar; `blocking` first waits as --dapr-block-shutdown-duration says."""
@@ -91,8 +92,9 @@ class App:
             self.shut_down()
 
     def reload(self) -> None:
-        """Read the files again and go over to what they say; ports and process stay."""
-        self._reload.set()
+        """Read the files again and go over to what they say; ports and process stay. A stop that began goes on."""
+        if not self._stop.is_set():
+            self._reload.set()
 
     async def handle(self, request: Request) -> Response:
         """What the API server calls for each request."""
@@ -100,7 +102,13 @@ class App:
         while generation is None:
             await self._ready.wait()
             generation = self.generation
-        return await generation.face.handle(request)
+        generation.requests += 1
+        try:
+            return await generation.face.handle(request)
+        finally:
+            generation.requests -= 1
+            if not generation.requests:
+                generation.quiet.set()
 
     async def handle_public(self, request: Request) -> Response:
         """The same for the public port: health and metadata only."""
@@ -136,13 +144,12 @@ class App:
                     if good is None:
                         task_status.started()
                     good = files
-                    self._take_over(generation)
+                    self.generation = generation
+                    self._ready.set()
                     files = await self._next_files()
                     self._began = time.monotonic()
                     log.info("Going over to the new files")
-                    self.generation, self._ready = None, trio.Event()
-                    await generation.stop_deliveries()
-                    await generation.close()
+                    await self._leave(generation)
             except* ConfigError as errors:
                 if good is None or good is files:
                     raise
@@ -150,11 +157,17 @@ class App:
                     log.error("The files cannot be used; what ran before is opened again: %s", error)
                 files = good
 
-    def _take_over(self, generation: Generation) -> None:
-        for key, value in self.extended.items():
-            generation.blocks.metadata.put(key, value)
-        self.generation = generation
-        self._ready.set()
+    async def _leave(self, generation: Generation) -> None:
+        """Let what the generation has in hand end, then close it; from then on requests wait for the next one.
+
+        It serves until there is a moment without any request: an app that is in the middle of a delivery, or of an
+        invoked method, may call back before it answers.
+        """
+        await generation.stop_deliveries()
+        await generation.until_quiet(RELOAD_QUIET_S)
+        self.generation, self._ready = None, trio.Event()
+        await generation.until_quiet(RELOAD_DRAIN_S)
+        await generation.close()
 
     async def _next_files(self) -> Files:
         while True:

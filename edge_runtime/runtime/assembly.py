@@ -143,6 +143,8 @@ class Generation:
         self.public_face = public_face
         self.deliveries = trio.CancelScope()
         self.app_health = app_health
+        self.requests = 0  # in hand now; whoever ends the last one sets `quiet`
+        self.quiet = trio.Event()
         self._deliveries_over = trio.Event()
         self._closing = trio.Event()
         self._closed = trio.Event()
@@ -154,6 +156,13 @@ class Generation:
 
     def deliveries_over(self) -> None:
         self._deliveries_over.set()
+
+    async def until_quiet(self, limit_s: float) -> None:
+        """Wait until no request is in hand, at most so long."""
+        with trio.move_on_after(limit_s):
+            while self.requests:
+                self.quiet = trio.Event()
+                await self.quiet.wait()
 
     async def until_unhealthy(self) -> None:
         """Wait until health checks find the app unhealthy; for ever when there are none."""

@@ -122,6 +122,7 @@ def test_hangup_reads_the_files_again(tmp_path: Path) -> None:
         sidecar.wait_line("Component loaded: two")
         said = sidecar.http("GET", "/v1.0/metadata").json()
         assert [item["name"] for item in said["components"]] == ["one", "two"]
+        assert said["extended"]["note"] == "kept"
         assert sidecar.pid == pid
         (resources / "b.yaml").write_text(_component("two", "state.nonsense"))
         sidecar.signal(signal.SIGHUP)
