@@ -69,7 +69,9 @@ def _unknown(component_type: str, version: str) -> str:
     types = sorted(key.rpartition("/")[0] for key in DRIVERS)
     kind = component_type.lower().partition(".")[0]
     same_kind = [name for name in types if name.partition(".")[0] == kind]
-    if component_type.lower() in types:
+    if not component_type:
+        problem = "spec.type is missing"
+    elif component_type.lower() in types:
         problem = f"component type {component_type!r} has no version {version!r}; expected v1"
     else:
         problem = f"component type {component_type!r} is not known{nearest(component_type, types)}"

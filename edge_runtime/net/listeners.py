@@ -161,7 +161,8 @@ def _bind_path(path: str) -> Listener:
         sock.setblocking(False)
     except OSError as error:
         sock.close()
-        raise ListenError(f"cannot listen on {path}: {error.strerror}") from None
+        hint = "; make its folder first" if error.errno == errno.ENOENT else ""
+        raise ListenError(f"cannot listen on {path}: {error.strerror}{hint}") from None
     return Listener(sock, path, path=path)
 
 

@@ -144,6 +144,8 @@ async def run_node(
                 for app in apps:
                     await node.attach(app)
                 _settle_memory()
+                if settings.linger and control_socket is not None:
+                    log.info("Apps may join at %s: edge-runtime run --app-id <name> -- <command>", control_socket)
                 if on_ready is not None:
                     on_ready()
                 task_status.started(node)

@@ -31,6 +31,7 @@ def serve(place: Path, *words: str) -> Run:
 
 def test_app_lives_in_the_node(tmp_path: Path) -> None:
     with serve(tmp_path) as node, Run(tmp_path, "run", "-a", "guest-app", *shell("exec sleep 100")) as run:
+        node.wait_line("Apps may join at")
         run.wait_line("Attaching to the node at")
         run.wait_line("HTTP server is running on port")  # the sidecar's log, passed on
         run.wait_line(UP)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import logging
 import re
 import time
 import uuid
@@ -18,6 +19,8 @@ from edge_runtime.model.ports import DeleteRequest, DriverFailure, Item, Query, 
 
 if TYPE_CHECKING:
     from edge_runtime.components.registry import ComponentContext
+
+logger = logging.getLogger("dapr.contrib")
 
 _BYTES_MAX: Final = 64 * 1024 * 1024
 # What a key costs beside its text and value, roughly: the objects and the place in the dictionary.
@@ -198,6 +201,8 @@ async def open_memory_state(
 ) -> AsyncIterator[MemoryState]:
     """A store that lasts as long as the block it is opened for."""
     fields = Fields(context.metadata, ("maxBytes",), context.name)
+    for line in fields.warnings():
+        logger.warning("%s", line)
     store = MemoryState(fields.size_bytes("maxBytes", _BYTES_MAX, minimum=1), now)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(store.purge)

@@ -136,7 +136,7 @@ async def test_long_paths_are_refused(tmp_path: Path) -> None:
 
 
 async def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ListenError, match="No such file or directory"):
+    with pytest.raises(ListenError, match="No such file or directory; make its folder first"):
         async with open_unix_listener(str(tmp_path / "missing" / "s")):
             pass
 

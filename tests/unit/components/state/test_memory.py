@@ -24,6 +24,11 @@ async def opened(now: Any = lambda: 0.0, **metadata: str) -> AsyncIterator[Memor
         yield store
 
 
+async def test_unknown_fields_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    async with opened(maxByte="2Ki"):
+        assert "metadata 'maxByte' is not known and ignored (did you mean \"maxBytes\"?)" in caplog.text
+
+
 async def test_full_store_refuses_more() -> None:
     async with opened(maxBytes="2Ki") as store:
         await store.set(SetRequest("a", b"x" * 1000))
