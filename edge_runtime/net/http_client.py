@@ -97,6 +97,7 @@ class HttpClient:
         self._idle: dict[Origin, deque[_Line]] = {}
         self._idle_count = 0
         self._busy: set[_Line] = set()
+        self._closed = False
 
     async def send(self, origin: Origin, request: Request) -> Response:
         """The answer, whatever its status; redirects are answers too. Its body must be read or closed.
@@ -122,7 +123,8 @@ class HttpClient:
             raise
 
     def close(self) -> None:
-        """Closes every connection, also those whose answers are still being read."""
+        """Closes every connection, also those whose answers are still being read. No other is used from then on."""
+        self._closed = True
         for lines in self._idle.values():
             for line in lines:
                 line.drop()
@@ -186,6 +188,9 @@ class HttpClient:
     # --- one exchange ---
 
     async def _exchange(self, line: _Line, request: Request, reused: bool) -> Response:
+        if self._closed:  # nobody would be left to close the connection, or to end an upload on it
+            line.drop()
+            raise ExchangeFailed(f"{request.method} {line.origin}: the sidecar no longer calls there")
         sent = answered = False
         self._busy.add(line)
         try:

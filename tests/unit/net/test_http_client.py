@@ -372,6 +372,17 @@ async def test_closing_ends_everything() -> None:
             await trio.lowlevel.checkpoint()
 
 
+@pytest.mark.parametrize("body", [Body(b"x"), Pieces(counted(1))])
+async def test_closed_client_opens_nothing(body: Body) -> None:
+    async with loopback_app() as app:
+        async with open_http_client() as client:
+            pass
+        with pytest.raises(ExchangeFailed, match="no longer calls"):
+            await client.send(app.origin, post(body))
+        assert client.idle_connections == 0
+        assert client._slots.value == ClientLimits().connections_max
+
+
 async def test_error_of_block_stays_itself() -> None:
     with pytest.raises(KeyError):
         async with open_http_client():
