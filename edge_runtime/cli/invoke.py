@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -53,6 +54,15 @@ def token() -> tuple[tuple[bytes, bytes], ...]:
     return ((b"dapr-api-token", os.fsencode(value)),) if value else ()
 
 
+def reason(answer: Answer) -> str:
+    """What the sidecar says about a call that it refused, in its own words, and the mend where there is one."""
+    try:
+        message = json.loads(answer.body)["message"]
+    except (ValueError, KeyError, TypeError):
+        message = ""
+    return f"{f' ({message})' if message else ''}{token_hint(answer)}"
+
+
 def token_hint(answer: Answer) -> str:
     """The mend, when the sidecar asks for a token that was not sent or is another."""
     asked = answer.status == 401 and b"api token" in answer.body
@@ -61,7 +71,7 @@ def token_hint(answer: Answer) -> str:
 
 def _show(parsed: Parsed, messages: Messages, app_id: str, answer: Answer) -> int:
     if not 200 <= answer.status < 400:
-        return _failed(parsed, messages, f"error invoking app {app_id}: {answer.line}{token_hint(answer)}", answer)
+        return _failed(parsed, messages, f"error invoking app {app_id}: {answer.line}{reason(answer)}", answer)
     if parsed.flag("json"):
         print(as_json({"appId": app_id, "status": answer.status, "body": _text(answer)}))
         return 0

@@ -9,7 +9,7 @@ from typing import Any, Final
 from edge_runtime.cli.arguments import Option, Parsed, UsageError, help_text, parse, require
 from edge_runtime.cli.calling import DATA_OPTIONS, address_of, data_of
 from edge_runtime.cli.http import Address, Unreachable, request
-from edge_runtime.cli.invoke import token, token_hint
+from edge_runtime.cli.invoke import reason, token
 from edge_runtime.cli.output import Messages, as_json
 from edge_runtime.model.errors import ConfigError
 
@@ -61,21 +61,12 @@ def publish(parsed: Parsed, messages: Messages) -> str:
         messages.info(f"http://{_host(address)}{target}")
     return (
         f"Error publishing topic {topic}: unexpected status code {answer.status} "
-        f"on publishing to {topic} in {pubsub}{_reason(answer.body)}{token_hint(answer)}"
+        f"on publishing to {topic} in {pubsub}{reason(answer)}"
     )
 
 
 def _host(address: Address) -> str:
     return address.path or f"localhost:{address.port}"
-
-
-def _reason(body: bytes) -> str:
-    """What the sidecar says about it, in its own words."""
-    try:
-        message = json.loads(body)["message"]
-    except (ValueError, KeyError, TypeError):
-        return ""
-    return f" ({message})" if message else ""
 
 
 def query(metadata: str) -> str:

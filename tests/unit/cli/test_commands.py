@@ -199,6 +199,13 @@ def test_refused_call_shows_the_status(running: FakeMachine, capsys: pytest.Capt
     }
 
 
+def test_refused_call_tells_the_reason(running: FakeMachine, capsys: pytest.CaptureFixture[str]) -> None:
+    running.instances = [instance()]
+    running.answer = Answer(500, "Internal Server Error", b'{"message": "failed to invoke, id: a"}')
+    assert main(["invoke", "-a", "a", "-m", "go"]) == 1
+    assert "error invoking app a: 500 Internal Server Error (failed to invoke, id: a)" in capsys.readouterr().err
+
+
 def test_app_that_does_not_run(running: FakeMachine, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["invoke", "-a", "x", "-m", "go"]) == 1
     assert "app ID x not found" in capsys.readouterr().err
