@@ -20,7 +20,7 @@ from edge_runtime.net.urls import Url, parse_url, redirected
 ENDPOINT_CONNECT_TIMEOUT_S: Final = 15.0
 REDIRECTS_MAX: Final = 10
 _RENEGOTIATION: Final = {"": False, "never": False, "onceasclient": True, "freelyasclient": True}
-# Not shown to another host than the one they were meant for.
+# Not shown to another host than the one they were meant for, nor in clear; the endpoint's own headers neither.
 _PRIVATE: Final = frozenset({b"authorization", b"cookie", b"www-authenticate"})
 _ABOUT_BODY: Final = frozenset({b"content-type", b"content-encoding", b"content-language", b"content-location"})
 
@@ -44,6 +44,7 @@ class Endpoint:
         self._calls = calls
         self.base = base
         self.headers = headers
+        self._private = _PRIVATE.union(name for name, _ in headers)
 
     async def send_to(self, origin: Origin, request: Request) -> Response:
         """The first answer that is no redirect, or that cannot be followed. Raises `DriverError`."""
@@ -51,7 +52,7 @@ class Endpoint:
         for _ in range(REDIRECTS_MAX):
             response = await self._calls.send(url.origin, request)
             try:
-                following = _redirection(url, request, response)
+                following = _redirection(url, request, response, self._private)
             except DriverError:
                 await response.body.aclose()
                 raise
@@ -62,7 +63,9 @@ class Endpoint:
         raise DriverError(f"stopped after {REDIRECTS_MAX} redirects")
 
 
-def _redirection(url: Url, request: Request, response: Response) -> tuple[Url, Request] | None:
+def _redirection(
+    url: Url, request: Request, response: Response, private: frozenset[bytes]
+) -> tuple[Url, Request] | None:
     """The next request, by the rules of Go's client: 307 and 308 keep method and body, the others become GET."""
     location = response.header(b"location")
     if response.status not in (301, 302, 303, 307, 308) or not location:
@@ -74,7 +77,8 @@ def _redirection(url: Url, request: Request, response: Response) -> tuple[Url, R
         to = redirected(url, request.target, location)
     except ValueError as error:
         raise DriverError(f"the answer redirects to a place that cannot be used: {error}") from None
-    headers = [header for header in request.headers if to.origin.host == url.origin.host or header[0] not in _PRIVATE]
+    trusted = to.origin.host == url.origin.host and (to.origin.scheme == "https" or url.origin.scheme == "http")
+    headers = [header for header in request.headers if trusted or header[0] not in private]
     target = (to.path or b"/") + to.query
     if keeps or request.method in ("GET", "HEAD"):
         return to, Request(request.method, target, headers, request.body)

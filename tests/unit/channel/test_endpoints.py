@@ -60,10 +60,12 @@ async def test_other_hosts_see_no_secrets() -> None:
         location = f"http://localhost:{other.origin.port}/there".encode()
         async with (
             loopback_app(redirecting(302, location)) as app,  # type: ignore[arg-type]
-            open_endpoint(EndpointSettings("api", "http://x"), APP) as endpoint,
+            open_endpoint(EndpointSettings("api", "http://x", [("X-Api-Key", "k")]), APP) as endpoint,
         ):
-            await endpoint.send_to(app.origin, Request("GET", b"/here", [(b"authorization", b"x"), (b"a", b"b")]))
-        assert other.last.values(b"authorization") == []
+            headers = [(b"authorization", b"x"), (b"a", b"b"), *endpoint.headers]
+            await endpoint.send_to(app.origin, Request("GET", b"/here", headers))
+        assert app.last.values(b"x-api-key") == [b"k"]
+        assert other.last.values(b"authorization") == other.last.values(b"x-api-key") == []
         assert other.last.values(b"a") == [b"b"]
 
 
