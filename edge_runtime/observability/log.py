@@ -7,6 +7,7 @@ variable that an app's tasks inherit, so that one process can log for many apps.
 from __future__ import annotations
 
 import contextvars
+import io
 import json
 import logging
 import os
@@ -45,6 +46,8 @@ def setup_logging(
             stream = open(path, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
         except OSError as error:
             raise ConfigError(f"--log-file {path}: {error.strerror}; name a file that can be written") from None
+    if stream is None and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # rather an ugly character than no line
     handler = Handler(stream or sys.stdout, JsonFormat(version) if as_json else TextFormat(version))
     root = logging.getLogger()
     for old in root.handlers[:]:

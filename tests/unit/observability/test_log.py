@@ -94,6 +94,14 @@ def test_long_lines_are_cut() -> None:
     assert "7 characters cut" in stream.getvalue()
 
 
+def test_no_line_is_lost_to_an_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(out, encoding="ascii"))
+    setup_logging()
+    log.warning("Retrying in 5s… \ud800")
+    assert b"Retrying in 5s\\u2026 \\ud800" in out.getvalue()
+
+
 def test_a_closed_reader_does_no_harm() -> None:
     class Broken(io.StringIO):
         def write(self, _: str) -> int:
