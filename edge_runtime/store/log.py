@@ -62,7 +62,11 @@ _APPEND: Final = (
     "INSERT INTO log_entry VALUES ((SELECT max(id) + 1 FROM log_entry WHERE id >= ?6 AND id < ?7),"
     " (SELECT end_bytes FROM log_entry WHERE id >= ?6 AND id < ?7 ORDER BY id DESC LIMIT 1) + ?1, ?2, ?3, ?4, ?5)"
 )
-_RECORD: Final = "SELECT id, crc, data, metadata, end_bytes FROM log_entry WHERE "
+# Not the last row of a topic once it is forgotten and emptied: a group that has not come so far would find it damaged.
+_RECORD: Final = (
+    "SELECT id, crc, data, metadata, end_bytes FROM log_entry"
+    " WHERE (crc != 0 OR length(data) OR metadata IS NOT NULL) AND "
+)
 _READ_FIRST: Final = _RECORD + "id >= ? AND id < ? ORDER BY id LIMIT 1"
 _READ_SOME: Final = _RECORD + "id >= ? AND id < ? AND end_bytes <= ? ORDER BY id LIMIT ?"
 _READ_ONE: Final = _RECORD + "id = ?"

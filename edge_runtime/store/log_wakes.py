@@ -39,7 +39,8 @@ class Bells:
         os.makedirs(os.path.join(self.folder, "locks"), exist_ok=True)
         # Through the descriptor's path a socket's name stays short, however deep the folder lies.
         self._directory = os.open(os.path.join(self.folder, "bells"), os.O_RDONLY | os.O_DIRECTORY)
-        self._own_name = f"{os.getpid()}-{next(_numbers)}.sock"
+        # Not the process's number alone: in each of several containers on one volume it may be 1.
+        self._own_name = f"{os.getpid()}-{next(_numbers)}-{os.urandom(4).hex()}.sock"
         self._sender: socket.socket | None = None
         self._ear: trio.socket.SocketType | None = None
         self._others: Sequence[str] = ()

@@ -225,6 +225,9 @@ class Group:
         except DriverError as error:
             logger.warning("%s: acknowledgements are not written yet, trying again: %s", self, error)
             self._flush_at = trio.current_time() + STORE_RETRY_S
+        except trio.Cancelled:
+            self._flush_at = trio.current_time()  # whoever keeps the group next, or leaves it last, writes them
+            raise
 
     async def _flush(self) -> None:
         plan = self._plan

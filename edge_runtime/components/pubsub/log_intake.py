@@ -72,11 +72,17 @@ class Intake:
             self._ahead = plan.next - 1
             return False
         # What is missing before the first was trimmed: those who wanted it have it in the table of drops.
-        plan.skip_to(records[0].place)
+        if records[0].place > plan.next:
+            plan.skip_to(records[0].place)
+            self._forget_skipped(plan)
         for record in records:
             self._buffer(record)
         self._ahead = max(self._ahead, records[-1].place)
         return True
+
+    def _forget_skipped(self, plan: Plan) -> None:
+        for place in [place for place in self._records if place < plan.next and place not in plan.in_hand]:
+            self._unbuffer(place)
 
     def _buffer(self, record: Record) -> None:
         if record.place not in self._records:

@@ -51,6 +51,11 @@ class _Queue:
         self.bytes += len(data)
         self.more.set()
 
+    def put_back(self, message: Message) -> None:
+        self.entries.appendleft((message.data, message.metadata))
+        self.bytes += len(message.data)
+        self.more.set()
+
     async def take(self) -> Message:
         while not self.entries:
             self.more = trio.Event()
@@ -114,7 +119,12 @@ class MemoryPubSub:
             task_status.started()
             while True:
                 async with queue.busy:
-                    await self._deliver(await queue.take(), handler)
+                    message = await queue.take()
+                    try:
+                        await self._deliver(message, handler)
+                    except BaseException:
+                        queue.put_back(message)  # for another subscriber of the group
+                        raise
         finally:
             queue.subscribers -= 1
             if not queue.subscribers:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import trio
 
 from edge_runtime.components.metadata import Fields
-from edge_runtime.model.errors import DriverError, StoreUnavailable
+from edge_runtime.model.errors import DriverError
 from edge_runtime.model.ports import DeleteRequest, DriverFailure, Item, Query, QueryResult, SetRequest
 from edge_runtime.store.connection import Location, parse_connection_string
 from edge_runtime.store.state import StateTable
@@ -115,7 +115,7 @@ async def _clean_for_ever(name: str, table: StateTable, interval_s: float) -> No
         await trio.sleep(interval_s)
         try:
             removed = await table.clean(interval_s)
-        except StoreUnavailable as error:
+        except DriverError as error:
             logger.warning("component %s: expired rows could not be removed: %s", name, error)
         else:
             if removed:

@@ -229,6 +229,20 @@ async def test_offsets_are_never_given_twice(tmp_path: Path) -> None:
         assert opened.log.standing(topic, LIMITS, ()).kept_bytes == 36
 
 
+async def test_a_forgotten_tail_is_no_damage(tmp_path: Path) -> None:
+    async with open_file(tmp_path) as opened:
+        topic = await opened.topic()
+        await opened.fill(topic, 3)
+        opened.clock.ms += 2 * HOUR_MS
+        await opened.trim_all(topic)
+        assert opened.log.read(topic, 3, None) == []
+        assert opened.log.read_one(topic, 3) is None
+        await opened.log.append(topic, b"", {})
+        for after_bytes in (None, 300):
+            assert [record.place for record in opened.log.read(topic, 3, after_bytes)] == [4]
+        assert opened.log.damaged == 0
+
+
 async def test_a_full_backlog_drops_its_oldest(tmp_path: Path) -> None:
     async with open_file(tmp_path) as opened:
         topic = await opened.topic()

@@ -48,6 +48,19 @@ async def test_bells_of_the_dead_are_removed(path: str) -> None:
     bells.close()
 
 
+async def test_containers_share_no_bell(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getpid", lambda: 1)
+    monkeypatch.setattr("edge_runtime.store.log_wakes._numbers", iter((1, 1)))
+    ear, ringer = Bells(path), Bells(path)
+    ear.hang()
+    ringer.hang()
+    ringer.ring()
+    with trio.fail_after(5):
+        await ear.hear()
+    ear.close()
+    ringer.close()
+
+
 async def test_a_full_bell_holds_nobody_up(path: str) -> None:
     ear, ringer = Bells(path), Bells(path)
     ear.hang()

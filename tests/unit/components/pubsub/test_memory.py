@@ -60,6 +60,23 @@ async def test_a_refused_message_is_logged(
     assert "a message of topic a was refused by the app and is lost" in caplog.text
 
 
+async def test_a_leaving_subscriber_hands_over(tmp_path: Path, nursery: trio.Nursery) -> None:
+    async with open_broker(tmp_path, DRIVER) as broker:
+        first, second = Inbox(), Inbox()
+        first.gate = trio.Event()
+        async with trio.open_nursery() as leaving:
+            await leaving.start(broker.subscribe, "a", "app", {}, first)
+            await trio.testing.wait_all_tasks_blocked()
+            await nursery.start(broker.subscribe, "a", "app", {}, second)
+            await broker.publish("a", b"1", {})
+            await broker.publish("a", b"2", {})
+            await first.wait_for(1)
+            leaving.cancel_scope.cancel()
+        await second.wait_for(2)
+        assert second.data == [b"1", b"2"]
+        nursery.cancel_scope.cancel()
+
+
 async def test_an_empty_topic_is_refused(tmp_path: Path) -> None:
     async with open_broker(tmp_path, DRIVER) as broker:
         with pytest.raises(BadMetadata, match="expected a name"):

@@ -1,4 +1,5 @@
 import logging
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ import trio.testing
 
 from edge_runtime.components.metadata import Fields
 from edge_runtime.components.pubsub import sqlite
+from edge_runtime.components.pubsub.log_intake import Intake
 from edge_runtime.components.pubsub.sqlite import MessageTooLarge, read_settings
 from edge_runtime.model.errors import BadMetadata, ConfigError, Overloaded
 from edge_runtime.model.ports import BulkEntry, Message, Outcome
 from edge_runtime.store.database import Database, Databases, open_databases
-from edge_runtime.store.log import Drop, GroupInfo, TopicInfo, describe, drops, open_log
+from edge_runtime.store.log import Drop, GroupInfo, Limits, Record, TopicInfo, describe, drops, open_log
+from edge_runtime.store.log_plan import Plan
 from tests.brokers import Inbox, open_broker, until
 
 
@@ -93,6 +96,47 @@ async def test_concurrency_is_bounded(tmp_path: Path, nursery: trio.Nursery) -> 
         await inbox.wait_for(10)
         assert inbox.busy_most == 3
         nursery.cancel_scope.cancel()
+
+
+async def test_leaving_writes_what_waited(file: File, databases: Databases) -> None:
+    let_go = threading.Event()
+
+    async def release() -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        let_go.set()
+
+    async with open_broker(file.path.parent, databases=databases, ackFlushInterval="0s") as broker:
+        inbox = Inbox()
+        inbox.gate = trio.Event()
+        async with trio.open_nursery() as nursery, trio.open_nursery() as members:
+            await members.start(broker.subscribe, "orders", "app", {}, inbox)
+            await broker.publish("orders", b"1", {})
+            await inbox.wait_for(1)
+            assert file.database is not None
+            nursery.start_soon(file.database.write, lambda connection: let_go.wait(10))
+            await trio.testing.wait_all_tasks_blocked()
+            inbox.gate.set()
+            await trio.testing.wait_all_tasks_blocked()
+            members.cancel_scope.cancel()
+            nursery.start_soon(release)
+        assert file.group().cursor == 2
+
+
+async def test_what_was_skipped_is_not_kept(file: File, databases: Databases) -> None:
+    assert file.database is not None
+    log = await open_log(file.database)
+    topic = await log.topic("pubsub", "orders", 10)
+    intake = Intake(log, topic)
+    plan = Plan(1, strict=False, in_hand_max=10)
+    intake.hand_over(Record(3, b"x", {}, None), 1)
+    await log.append_all(topic, [(b"x", {})] * 6)
+    everything = Limits(retention_bytes=0, retention_ms=0, backlog_bytes=1, drop_oldest=True, group_expiry_ms=1)
+    await log.trim(topic, everything, ())
+    await log.append(topic, b"new", {})
+    intake.look_again()
+    assert intake.fill(plan)
+    assert list(plan.in_hand) == [7]
+    assert list(intake._records) == [7]
 
 
 async def test_a_poison_message_blocks_nobody(

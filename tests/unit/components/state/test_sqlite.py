@@ -16,8 +16,8 @@ import trio
 import trio.testing
 
 from edge_runtime.components.registry import ComponentContext
-from edge_runtime.components.state.sqlite import SqliteState, open_sqlite_state
-from edge_runtime.model.errors import ConfigError, DriverError, EtagMismatch, StoreUnavailable
+from edge_runtime.components.state.sqlite import SqliteState, _clean_for_ever, open_sqlite_state
+from edge_runtime.model.errors import ConfigError, DriverError, EtagMismatch, Overloaded, StoreUnavailable
 from edge_runtime.model.ports import Compare, Item, Query, SetRequest
 from edge_runtime.store.database import Databases, open_databases
 
@@ -217,6 +217,20 @@ async def test_expired_rows_are_removed(tmp_path: pathlib.Path, autojump_clock: 
         stamp = query(tmp_path, "SELECT value FROM metadata WHERE key = 'last-cleanup'")
         await trio.sleep(3600)
         assert query(tmp_path, "SELECT value FROM metadata WHERE key = 'last-cleanup'") == stamp
+
+
+async def test_a_full_queue_ends_no_cleaning(autojump_clock: trio.testing.MockClock) -> None:
+    class Table:
+        asked = 0
+
+        async def clean(self, interval_s: float) -> int:
+            self.asked += 1
+            raise Overloaded("the write queue is full")
+
+    table = Table()
+    with trio.move_on_after(35):
+        await _clean_for_ever("store", table, 10)  # type: ignore[arg-type]
+    assert table.asked == 3
 
 
 async def test_nothing_is_removed_unasked(tmp_path: pathlib.Path, autojump_clock: trio.testing.MockClock) -> None:
