@@ -46,15 +46,21 @@ class _Rules(NamedTuple):
 
 
 class Policies:
-    """The policies of one app. `resources` are (name, spec) of its Resiliency documents in load order.
+    """The policies of one app. `resources` are (name, spec) of its Resiliency documents in load order, `sources` where
+    each was found.
 
     A document with an error is logged and left out whole; the others still count.
     """
 
     def __init__(
-        self, resources: Iterable[tuple[str, Mapping[str, Any]]], metrics: Metrics, app_id: str, namespace: str = ""
+        self,
+        resources: Iterable[tuple[str, Mapping[str, Any]]],
+        metrics: Metrics,
+        app_id: str,
+        namespace: str = "",
+        sources: Iterable[str] = (),
     ) -> None:
-        parsed = _parse_all(resources, app_id)
+        parsed = _parse_all(resources, app_id, sources)
         self._names = [resource.name for resource in parsed]
         self._rules = _merge(parsed)
         self._metrics = metrics
@@ -164,18 +170,23 @@ class Policies:
                 logger.warning("Resiliency: %s.%s names no policy: %r%s", path, field, name, nearest(name, known))
 
 
-def _parse_all(resources: Iterable[tuple[str, Mapping[str, Any]]], app_id: str) -> list[Resource]:
+def _parse_all(
+    resources: Iterable[tuple[str, Mapping[str, Any]]], app_id: str, sources: Iterable[str]
+) -> list[Resource]:
     parsed: list[Resource] = []
+    places = iter(sources)
     for name, spec in resources:
+        source = next(places, "")
+        where = f"{source}: " if source else ""
         from edge_runtime.resiliency.parse import parse_resource
 
         try:
             resource = parse_resource(name, spec)
         except ConfigError as error:
-            logger.error("Resiliency resource left out for app %s: %s", app_id, error)
+            logger.error("%sResiliency resource left out for app %s: %s", where, app_id, error)
             continue
         for warning in resource.warnings:
-            logger.warning("%s", warning)
+            logger.warning("%s%s", where, warning)
         parsed.append(resource)
     return parsed
 

@@ -195,7 +195,7 @@ async def serve_generation(app: App, files: Files, *, task_status: trio.TaskStat
             outside = await _open_outside(app, files, surroundings, stack)
             built = _build(app, files, components.opened, channel, outside)
             app.node.peers.add(built.peer)
-            stack.callback(app.node.peers.remove, built.peer)
+            stack.callback(lambda: app.node.peers.remove(built.peer, returns=app.reloading))
             async with trio.open_nursery() as background:
                 background.start_soon(_attend_app, app, files, built, background)
                 task_status.started(built.generation)
@@ -320,7 +320,8 @@ def _build(
     """The blocks of one app around its components, innermost first."""
     namespace = files.environment.namespace
     resiliencies = [(item.name, item.spec) for item in files.resources.resiliencies]
-    policies = Policies(resiliencies, app.metrics, app.app_id, namespace)
+    sources = [item.source for item in files.resources.resiliencies]
+    policies = Policies(resiliencies, app.metrics, app.app_id, namespace, sources)
     pubsubs = {name: _bind_pubsub(item, app, files) for name, item in opened.items() if _is(item, "pubsub")}
     publisher = Publisher(pubsubs, app.app_id, namespace, policies, app.metrics)
     tracer = _tracer(with_otel_variables(files.configuration.tracing, files.environment.otel))
@@ -350,7 +351,9 @@ def _build(
         shutdown=app.request_shutdown,
     )
     checks = _health_settings(files.flags)
-    app_health = AppHealth(channel, checks, app.metrics) if channel is not None and checks is not None else None
+    app_health = None
+    if channel is not None and checks is not None:
+        app_health = AppHealth(channel, checks, app.metrics, healthy=app.was_well)
     generation = Generation(blocks, _face(app, files, blocks, tracer), _public_face(blocks), app_health)
     return _Built(generation, channel, subscriber, outbox, peer)
 

@@ -104,6 +104,13 @@ def test_broken_resource_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     assert 'Resiliency "r0": spec.policies.timeouts.t: "soon" is no duration' in caplog.text
 
 
+def test_mistakes_name_their_file(caplog: pytest.LogCaptureFixture) -> None:
+    specs = [("a", {"policies": {"timeouts": {"t": "soon"}}}), ("b", {"target": {}})]
+    Policies(specs, Metrics(), "me", sources=["/r/a.yaml:1", "/r/b.yaml:9"])
+    assert '/r/a.yaml:1: Resiliency resource left out for app me: Resiliency "a"' in caplog.text
+    assert '/r/b.yaml:9: Resiliency "b": spec.target is not read by anything' in caplog.text
+
+
 def test_unread_fields_are_told(caplog: pytest.LogCaptureFixture) -> None:
     policies({"target": {}})
     assert 'Resiliency "r0": spec.target is not read by anything (did you mean "targets"?)' in caplog.text
