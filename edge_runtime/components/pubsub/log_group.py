@@ -111,6 +111,7 @@ class Group:
         self._intake = Intake(hub.log, place.topic)
         self._changed = trio.Event()  # wakes the keeper before its deadline
         self._flush_at = math.inf
+        self._stale_at = math.inf
         self._written_at = 0  # on the log's clock
 
     # --- members
@@ -169,12 +170,12 @@ class Group:
             await self._load()
         while self._plan is not None:
             due = self._plan.next_due()
-            deadline = self._flush_at if due is None else min(due, self._flush_at)
-            with trio.move_on_at(deadline):
+            deadline = min(self._flush_at, self._stale_at)
+            with trio.move_on_at(deadline if due is None else min(due, deadline)):
                 await self._changed.wait()
             self._changed = trio.Event()
             now = trio.current_time()
-            if now >= self._flush_at:
+            if now >= min(self._flush_at, self._stale_at):
                 await self._flush_or_retry()
             if due is not None and now >= due:
                 self.wake()
@@ -210,6 +211,7 @@ class Group:
         self._written_at = self._log.now()
         self._intake.look_again()
         self._plan = plan
+        self._set_stale_at()
         if self._is_stale():
             self._flush_at = trio.current_time()
         self.wake()
@@ -218,8 +220,13 @@ class Group:
         """Has the row been unwritten so long that others might soon take the group for forgotten?"""
         return self._log.now() - self._written_at > self._open_topic.limits.group_expiry_ms // 10
 
+    def _set_stale_at(self) -> None:
+        """Also a group with nothing to do says now and then that it is there: other processes trim the topic, too."""
+        self._stale_at = trio.current_time() + self._open_topic.limits.group_expiry_ms / 10_000
+
     async def _flush_or_retry(self) -> None:
         self._flush_at = math.inf
+        self._set_stale_at()
         try:
             await self._flush()
         except DriverError as error:

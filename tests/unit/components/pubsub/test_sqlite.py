@@ -122,6 +122,18 @@ async def test_leaving_writes_what_waited(file: File, databases: Databases) -> N
         assert file.group().cursor == 2
 
 
+async def test_an_idle_group_stays_known(
+    file: File, databases: Databases, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with open_broker(file.path.parent, databases=databases, groupExpiry="60s") as broker:
+        await nursery.start(broker.subscribe, "orders", "app", {}, Inbox())
+        assert file.database is not None
+        await trio.sleep(5)
+        before = file.database.commits
+        await until(lambda: file.database and file.database.commits >= before + 3, 6)
+        nursery.cancel_scope.cancel()
+
+
 async def test_what_was_skipped_is_not_kept(file: File, databases: Databases) -> None:
     assert file.database is not None
     log = await open_log(file.database)
