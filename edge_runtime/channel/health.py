@@ -45,11 +45,11 @@ def checked(settings: HealthSettings) -> HealthSettings:
 
 
 class Threshold:
-    """Decides from the results of probes. Starts unhealthy."""
+    """Decides from the results of probes. Starts unhealthy unless told otherwise."""
 
-    def __init__(self, threshold: int) -> None:
+    def __init__(self, threshold: int, *, healthy: bool = False) -> None:
         self._threshold = threshold
-        self._failures = threshold
+        self._failures = 0 if healthy else threshold
 
     @property
     def healthy(self) -> bool:
@@ -66,16 +66,21 @@ class Threshold:
 
 
 class AppHealth:
-    """The health of one app. Without probing (`settings` None) it is well as soon as `report` says so."""
+    """The health of one app. Without probing (`settings` None) it is well as soon as `report` says so.
 
-    def __init__(self, channel: HttpChannel, settings: HealthSettings | None, metrics: Metrics) -> None:
+    `healthy` is what was known of the app before this object: one that was well is called at once.
+    """
+
+    def __init__(
+        self, channel: HttpChannel, settings: HealthSettings | None, metrics: Metrics, *, healthy: bool = False
+    ) -> None:
         self._channel = channel
         self._settings = None if settings is None else checked(settings)
-        self._threshold = Threshold(1 if self._settings is None else self._settings.threshold)
+        self._threshold = Threshold(1 if self._settings is None else self._settings.threshold, healthy=healthy)
         self._changed = trio.Event()
         self._completed = metrics.counter("http_healthprobes_completed_count", "status")
         self._latency = metrics.histogram("http_healthprobes_roundtrip_latency", "status")
-        channel.healthy = self._settings is None
+        channel.healthy = healthy or self._settings is None
 
     @property
     def healthy(self) -> bool:

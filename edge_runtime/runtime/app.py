@@ -61,6 +61,8 @@ class App:
         self.http_metrics: HttpServerMetrics | None = None
         self.client_metrics: HttpClientMetrics | None = None
         self.generation: Generation | None = None
+        self.reloading = False  # another generation follows the one that closes
+        self.was_well = False  # what health checks said last before it
         self.extended: dict[str, str] = {}
         self._ready = trio.Event()
         self._stop = trio.Event()
@@ -145,6 +147,7 @@ class App:
                         task_status.started()
                     good = files
                     self.generation = generation
+                    self.reloading = False
                     self._ready.set()
                     files = await self._next_files()
                     self._began = time.monotonic()
@@ -164,6 +167,8 @@ class App:
         invoked method, may call back before it answers.
         """
         await generation.stop_deliveries()
+        self.reloading = True
+        self.was_well = generation.app_health is not None and generation.app_health.healthy
         await generation.until_quiet(RELOAD_QUIET_S)
         self.generation, self._ready = None, trio.Event()
         await generation.until_quiet(RELOAD_DRAIN_S)

@@ -24,7 +24,8 @@ from edge_runtime.security.access import Caller, denial
 from edge_runtime.wire.headers import request_headers
 from edge_runtime.wire.paths import encode
 
-# A declared body up to this size is kept when a policy may send it again; a larger one is sent once.
+# A declared body up to this size is kept when a policy may send it again; a larger one is sent once. So much is kept of
+# an answer too that a policy takes for a failure; a larger one fails the call.
 REPEATABLE_BYTES_MAX: Final = 4 * 2**20
 _POLICY_CACHE_MAX: Final = 1024
 _URLS_MAX: Final = 256
@@ -155,7 +156,7 @@ class Invoker:
     async def _call_peer(
         self, target: str, app_id: str, namespace: str, method: bytes, request: Request, sent: Request, trace: Trace
     ) -> Response:
-        peer = self._peers.find(app_id, namespace)
+        peer = self._peers.find(app_id, namespace) or await self._peers.wait_for(app_id, namespace)
         if peer is None:
             raise DriverError(f"couldn't find service: {app_id}")
         self._requests.add((app_id, "streaming"))
@@ -287,6 +288,8 @@ class Invoker:
                 raise
             if 200 <= response.status < 400 or not repeatable:
                 return response
+            if not response.body.buffered:  # a stream would hold its place at the app until the next attempt
+                response.body = Body(await response.body.read(REPEATABLE_BYTES_MAX))
             last = _Answered(response)
             raise last
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 from urllib.parse import unquote_to_bytes
+
+import trio
 
 from edge_runtime.model.ports import AppChannel
 from edge_runtime.observability.metrics import Metrics
 from edge_runtime.security.access import AccessPolicy, Caller
 from edge_runtime.wire.paths import clean
+
+# How long a call waits for an app that reads its files again.
+RETURN_MAX_S: Final = 10.0
 
 
 class Peer:
@@ -54,6 +59,8 @@ class Peers(Protocol):
     """Finds an app of this node."""
 
     def find(self, app_id: str, namespace: str) -> Peer | None: ...
+    async def wait_for(self, app_id: str, namespace: str) -> Peer | None:
+        """The same for an app that is not there now but said that it will be back; None at once for all others."""
 
 
 class LocalPeers:
@@ -61,14 +68,35 @@ class LocalPeers:
 
     def __init__(self) -> None:
         self._peers: dict[tuple[str, str], Peer] = {}
+        self._returning: dict[tuple[str, str], trio.Event] = {}
 
     def add(self, peer: Peer) -> None:
         self._peers[peer.app_id, peer.namespace] = peer
+        self._end_wait((peer.app_id, peer.namespace))
 
-    def remove(self, peer: Peer) -> None:
-        """Takes the peer away, unless another one has come in its place."""
-        if self._peers.get((peer.app_id, peer.namespace)) is peer:
-            del self._peers[peer.app_id, peer.namespace]
+    def remove(self, peer: Peer, *, returns: bool = False) -> None:
+        """Takes the peer away, unless another one has come in its place. With `returns`, callers wait for the next."""
+        key = (peer.app_id, peer.namespace)
+        if self._peers.get(key) is peer:
+            del self._peers[key]
+            if returns:
+                self._returning[key] = trio.Event()
+
+    async def wait_for(self, app_id: str, namespace: str) -> Peer | None:
+        key = (app_id, namespace)
+        event = self._returning.get(key)
+        if event is None:
+            return None
+        with trio.move_on_after(RETURN_MAX_S) as limit:
+            await event.wait()
+        if limit.cancelled_caught:
+            self._end_wait(key)
+        return self._peers.get(key)
+
+    def _end_wait(self, key: tuple[str, str]) -> None:
+        event = self._returning.pop(key, None)
+        if event is not None:
+            event.set()
 
     def find(self, app_id: str, namespace: str) -> Peer | None:
         return self._peers.get((app_id, namespace))

@@ -65,6 +65,20 @@ def test_probe_must_fit_interval() -> None:
         checked(HealthSettings(interval_s=1, timeout_s=2))
 
 
+async def test_app_that_was_well_is_called_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    channel = FaultyChannel([500, 500, 500])
+    as_channel: HttpChannel = channel  # type: ignore[assignment]
+    health = AppHealth(as_channel, HealthSettings(interval_s=5), Metrics(), healthy=True)
+    assert health.healthy
+    assert channel.healthy
+    async with trio.open_nursery() as nursery:
+        await nursery.start(health.run)
+        await health.wait_for(False)
+        assert not channel.healthy
+        assert len(channel.probed_at) == 3
+        nursery.cancel_scope.cancel()
+
+
 async def test_first_probe_is_immediate(autojump_clock: trio.testing.MockClock) -> None:
     channel = FaultyChannel([500, 200])
     health = health_of(channel, HealthSettings(interval_s=5))

@@ -431,6 +431,21 @@ async def test_policy_repeats_bad_answers(autojump_clock: trio.testing.MockClock
     assert [sent.body.data for sent in node.other.sent] == [b"data"] * 3
 
 
+async def test_bad_stream_is_kept_for_the_caller(autojump_clock: trio.testing.MockClock) -> None:
+    closed: list[float] = []
+
+    class Stream(Chunked):
+        async def read(self, limit_bytes: int | None = None) -> bytes:
+            closed.append(trio.current_time())
+            return b"why"
+
+    answers = [Response(500, (), Stream()) for _ in range(3)]
+    node = Node(App(*answers), resources=resiliency(other={"retry": "few"}))
+    response = await node.call("other")
+    assert (response.status, response.body.data) == (500, b"why")
+    assert closed == [0.0, 1.0, 2.0]
+
+
 async def test_left_call_closes_last_answer(autojump_clock: trio.testing.MockClock) -> None:
     closed: list[bytes] = []
 
@@ -540,6 +555,31 @@ async def test_calls_between_apps_are_counted() -> None:
     )
     assert 'dapr_runtime_service_invocation_req_recv_total{app_id="other",src_app_id="me"} 1' in theirs
     assert 'dapr_runtime_service_invocation_res_sent_total{app_id="other",dst_app_id="me",status="404"} 1' in theirs
+
+
+async def test_returning_peer_is_waited_for(autojump_clock: trio.testing.MockClock) -> None:
+    peers = LocalPeers()
+    old, new = (Peer("a", "", None, None, Metrics()) for _ in range(2))
+    peers.add(old)
+    peers.remove(old, returns=True)
+    found: list[Peer | None] = []
+
+    async def call() -> None:
+        found.append(peers.find("a", "default") or await peers.wait_for("a", "default"))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call)
+        await trio.sleep(1)
+        peers.add(new)
+    assert found == [new]
+    peers.remove(new, returns=True)
+    assert await peers.wait_for("a", "default") is None
+    assert trio.current_time() == 11.0
+    assert await peers.wait_for("a", "default") is None
+    assert trio.current_time() == 11.0
+    peers.add(old)
+    peers.remove(old)
+    assert await peers.wait_for("a", "default") is None
 
 
 def test_peers_come_and_go() -> None:
