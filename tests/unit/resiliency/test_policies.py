@@ -105,7 +105,7 @@ def test_broken_resource_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_mistakes_name_their_file(caplog: pytest.LogCaptureFixture) -> None:
-    specs = [("a", {"policies": {"timeouts": {"t": "soon"}}}), ("b", {"target": {}})]
+    specs: list[tuple[str, dict[str, Any]]] = [("a", {"policies": {"timeouts": {"t": "soon"}}}), ("b", {"target": {}})]
     Policies(specs, Metrics(), "me", sources=["/r/a.yaml:1", "/r/b.yaml:9"])
     assert '/r/a.yaml:1: Resiliency resource left out for app me: Resiliency "a"' in caplog.text
     assert '/r/b.yaml:9: Resiliency "b": spec.target is not read by anything' in caplog.text
