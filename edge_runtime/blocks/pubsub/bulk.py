@@ -115,6 +115,8 @@ class BulkDelivery(Delivery):
         event = routed.event.data
         if not self._raw and metadata and is_binary(metadata):
             event = msgspec.json.encode(binary_event(event, metadata))
+        elif not event.isascii():  # one event that is no UTF-8 must not make the batch unreadable
+            event = event.decode("utf-8", "replace").encode()
         return BulkEvent(slot.entry_id, event, OCTET_STREAM if self._raw else CLOUD_EVENT, metadata)
 
     def _check(self, message: Message) -> Routed | Case:

@@ -119,6 +119,18 @@ class Setting:
         return [[entry.data for entry in batch] for batch in self.broker.bulk]
 
 
+async def test_bad_text_spoils_no_batch() -> None:
+    app = BulkApp()
+    setting = Setting(app)
+    async with setting.running() as nursery:
+        setting.push(nursery, "bad", b'{"id":"bad","data":"\xff"}')
+        setting.push(nursery, "é")
+        setting.push(nursery, "ö", '{"id":"ö"}'.encode())
+        await wait_all_tasks_blocked()
+    assert sorted(app.ids()[0]) == ["bad", "é", "ö"]
+    assert list(setting.outcomes.values()) == [Outcome.ACK] * 3
+
+
 async def test_a_full_batch_goes_at_once(autojump_clock: object) -> None:
     setting = Setting(BulkApp())
     started = trio.current_time()
