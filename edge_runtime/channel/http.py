@@ -19,7 +19,6 @@ from edge_runtime.net.http_client import ClientLimits, HttpClient, open_http_cli
 READ_BUFFER_BYTES: Final = 4096
 # Dapr's server and client allow this much over the setting.
 _HEAD_SLACK_BYTES: Final = 4096
-DRAIN_S: Final = 3.0
 
 
 class ChannelSettings(NamedTuple):
@@ -49,27 +48,26 @@ class HttpChannel:
         self._probes = probes
         self.origin = origin
         self.healthy = True
-        self._waiting = 0  # calls without an answer yet
+        self.waiting = 0  # calls without an answer yet
         self._quiet = trio.Event()
 
     async def send(self, request: Request) -> Response:
         """The app's answer. Raises `DriverError` when there is none, and while the app is not healthy."""
         if not self.healthy:
             raise AppUnhealthy
-        self._waiting += 1
+        self.waiting += 1
         try:
             return await self._calls.send(self.origin, request)
         finally:
-            self._waiting -= 1
-            if not self._waiting:
+            self.waiting -= 1
+            if not self.waiting:
                 self._quiet.set()
 
     async def drained(self) -> None:
-        """Wait until every call has its answer, at most `DRAIN_S`; other apps of the node may be waiting for theirs."""
-        with trio.move_on_after(DRAIN_S):
-            while self._waiting:
-                self._quiet = trio.Event()
-                await self._quiet.wait()
+        """Wait until every call has its answer; other apps of the node may be waiting for theirs."""
+        while self.waiting:
+            self._quiet = trio.Event()
+            await self._quiet.wait()
 
     async def send_always(self, request: Request) -> Response:
         """The same through a shut gate; for job triggers."""
@@ -108,13 +106,10 @@ def trusting_tls() -> ssl.SSLContext:
 async def open_http_channel(
     settings: ChannelSettings, metrics: HttpClientMetrics | None = None
 ) -> AsyncIterator[HttpChannel]:
-    """A channel for as long as the block lasts; nothing is connected before the first call. A block that ends well is
-    followed by the calls that are under way."""
+    """A channel for as long as the block lasts; nothing is connected before the first call."""
     origin = app_origin(settings)
     async with open_http_client(client_limits(settings.read_buffer_bytes), trusting_tls) as client:
-        channel = HttpChannel(_app_calls(client, settings, metrics), Calls(client), origin)
-        yield channel
-        await channel.drained()
+        yield HttpChannel(_app_calls(client, settings, metrics), Calls(client), origin)
 
 
 def _app_calls(client: HttpClient, settings: ChannelSettings, metrics: HttpClientMetrics | None) -> Calls:

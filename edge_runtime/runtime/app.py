@@ -35,9 +35,9 @@ log = logging.getLogger("dapr.runtime")
 # Open requests are cancelled this long before the graceful seconds are over, so that components can still close.
 CLOSING_MARGIN_S: Final = 1.0
 REQUESTS_DRAIN_MAX_S: Final = 10.0
-# How long a reload waits for a moment without any request, and then, with new ones waiting, for those that are open.
-RELOAD_QUIET_S: Final = 2.0
-RELOAD_DRAIN_S: Final = 3.0
+# How long a reload keeps new requests waiting for those in hand, and how long those may go on beside the new files.
+RELOAD_WAIT_S: Final = 0.2
+RELOAD_LINGER_S: Final = 600.0
 # What the interpreter itself may take after the graceful seconds, before the process is ended from a thread.
 LAST_RESORT_S: Final = 5.0
 _PROMETHEUS: Final = ((b"content-type", b"text/plain; version=0.0.4; charset=utf-8"),)
@@ -139,40 +139,51 @@ class App:
         """One generation after the other until cancelled. A reload with files that cannot be used changes nothing; when
         that shows only while components open, what ran before is opened again."""
         good: Files | None = None
-        while True:
-            try:
-                async with trio.open_nursery() as nursery:
-                    generation: Generation = await nursery.start(serve_generation, self, files)
-                    if good is None:
-                        task_status.started()
-                    good = files
-                    self.generation = generation
-                    self.reloading = False
-                    self._ready.set()
-                    files = await self._next_files()
-                    self._began = time.monotonic()
-                    log.info("Going over to the new files")
-                    await self._leave(generation)
-            except* ConfigError as errors:
-                if good is None or good is files:
-                    raise
-                for error in leaves(errors):
-                    log.error("The files cannot be used; what ran before is opened again: %s", error)
-                files = good
+        async with trio.open_nursery() as generations:
+            while True:
+                generation = await self._open_generation(generations, files, good)
+                if generation is None:
+                    assert good is not None
+                    files = good
+                    continue
+                if good is None:
+                    task_status.started()
+                good = files
+                self.generation = generation
+                self.reloading = False
+                self._ready.set()
+                files = await self._next_files()
+                self._began = time.monotonic()
+                log.info("Going over to the new files")
+                await self._leave(generation, generations)
 
-    async def _leave(self, generation: Generation) -> None:
-        """Let what the generation has in hand end, then close it; from then on requests wait for the next one.
+    async def _open_generation(self, generations: trio.Nursery, files: Files, good: Files | None) -> Generation | None:
+        """The next generation; None when these files cannot be opened and others could before."""
+        generation: Generation | None = None
+        try:
+            generation = await generations.start(serve_generation, self, files)
+        except* ConfigError as errors:
+            if good is None or good is files:
+                raise
+            for error in leaves(errors):
+                log.error("The files cannot be used; what ran before is opened again: %s", error)
+        return generation
 
-        It serves until there is a moment without any request: an app that is in the middle of a delivery, or of an
-        invoked method, may call back before it answers.
+    async def _leave(self, generation: Generation, generations: trio.Nursery) -> None:
+        """End deliveries, and then the generation. From then on requests wait for the next one.
+
+        While deliveries finish, the API goes on: the app may call back before it answers. What takes long is not waited
+        for: the generation lives on beside the next one until it has nothing in hand.
         """
         await generation.stop_deliveries()
         self.reloading = True
         self.was_well = generation.app_health is not None and generation.app_health.healthy
-        await generation.until_quiet(RELOAD_QUIET_S)
         self.generation, self._ready = None, trio.Event()
-        await generation.until_quiet(RELOAD_DRAIN_S)
-        await generation.close()
+        await generation.until_quiet(RELOAD_WAIT_S)
+        if generation.busy:
+            generations.start_soon(_see_off, generation)
+        else:
+            await generation.close()
 
     async def _next_files(self) -> Files:
         while True:
@@ -206,6 +217,11 @@ def leaves(error: BaseException) -> list[BaseException]:
     if not isinstance(error, BaseExceptionGroup):
         return [error]
     return [leaf for part in error.exceptions for leaf in leaves(part)]
+
+
+async def _see_off(generation: Generation) -> None:
+    await generation.until_quiet(RELOAD_LINGER_S)
+    await generation.close()
 
 
 async def _cancel_when(scope: trio.CancelScope, wait: Callable[[], Awaitable[None]]) -> None:

@@ -137,12 +137,20 @@ def say_what_comes_later(files: Files) -> None:
 class Generation:
     """What serves one app until its files are read again."""
 
-    def __init__(self, blocks: Blocks, face: Face, public_face: Face, app_health: AppHealth | None) -> None:
+    def __init__(
+        self,
+        blocks: Blocks,
+        face: Face,
+        public_face: Face,
+        app_health: AppHealth | None,
+        channel: HttpChannel | None = None,
+    ) -> None:
         self.blocks = blocks
         self.face = face
         self.public_face = public_face
         self.deliveries = trio.CancelScope()
         self.app_health = app_health
+        self._channel = channel
         self.requests = 0  # in hand now; whoever ends the last one sets `quiet`
         self.quiet = trio.Event()
         self._deliveries_over = trio.Event()
@@ -157,12 +165,20 @@ class Generation:
     def deliveries_over(self) -> None:
         self._deliveries_over.set()
 
+    @property
+    def busy(self) -> bool:
+        """Whether requests of this app, or calls of others to it, wait for their answers."""
+        return self.requests > 0 or (self._channel is not None and self._channel.waiting > 0)
+
     async def until_quiet(self, limit_s: float) -> None:
-        """Wait until no request is in hand, at most so long."""
+        """Wait until it is not busy, at most so long."""
         with trio.move_on_after(limit_s):
-            while self.requests:
-                self.quiet = trio.Event()
-                await self.quiet.wait()
+            while self.busy:
+                while self.requests:
+                    self.quiet = trio.Event()
+                    await self.quiet.wait()
+                if self._channel is not None:
+                    await self._channel.drained()
 
     async def until_unhealthy(self) -> None:
         """Wait until health checks find the app unhealthy; for ever when there are none."""
@@ -354,7 +370,7 @@ def _build(
     app_health = None
     if channel is not None and checks is not None:
         app_health = AppHealth(channel, checks, app.metrics, healthy=app.was_well)
-    generation = Generation(blocks, _face(app, files, blocks, tracer), _public_face(blocks), app_health)
+    generation = Generation(blocks, _face(app, files, blocks, tracer), _public_face(blocks), app_health, channel)
     return _Built(generation, channel, subscriber, outbox, peer)
 
 
