@@ -290,7 +290,7 @@ class Database:
         """After an opening that could only read: once writing works, both connections are new ones."""
         try:
             opened = await trio.to_thread.run_sync(_open_connections, self._where)
-        except StoreUnavailable:
+        except DriverError:
             return
         if opened.failure is not None:
             opened.reader.close()

@@ -281,6 +281,15 @@ async def test_failed_upkeep_ends_no_thread(database: Database, caplog: pytest.L
     assert "unforeseen" in caplog.text
 
 
+async def test_any_failed_opening_is_tried_again(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(where: Location) -> None:
+        raise DriverError("no fault that is known")
+
+    monkeypatch.setattr("edge_runtime.store.database._open_connections", fail)
+    await database._open_again()
+    assert rows(database) == []
+
+
 async def test_cancelled_opening_is_closed(path: str) -> None:
     async def use(databases: Databases) -> None:
         async with databases.lease(location(path)):
