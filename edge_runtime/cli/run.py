@@ -25,6 +25,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     messages = Messages(parsed.flag("log-as-json"))
     try:
+        if parsed.flag("kubernetes"):
+            raise ConfigError("--kubernetes is not supported here: edge-runtime runs apps on this machine")
         if parsed.given("run-file"):
             return _run_file(parsed, messages)
         app = plan_app(parsed, os.environ)
@@ -44,8 +46,6 @@ def _run_file(parsed: Parsed, messages: Messages) -> int:
             "The following flags are ignored when using --run-file and should be configured in the run file instead: "
             + ", ".join(f"--{name}" for name in ignored)
         )
-    if parsed.flag("kubernetes"):
-        raise ConfigError("--kubernetes is not supported here: edge-runtime runs apps on this machine")
     template = read_template(parsed.text("run-file"))
     for warning in template.warnings:
         messages.warning(warning)

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import queue
+import random
 import signal
 import socket
 import subprocess
@@ -23,8 +24,14 @@ WAIT_S = 30.0
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    """A port that nobody has now, below those that the kernel gives to outgoing connections."""
+    while True:
+        port = random.randrange(15_000, 32_000)
+        try:
+            with socket.create_server(("127.0.0.1", port)):
+                return port
+        except OSError:
+            continue
 
 
 class Answer(NamedTuple):
