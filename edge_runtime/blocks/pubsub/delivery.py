@@ -167,6 +167,9 @@ class Delivery:
             gate.enter()
             try:
                 outcome = await self._outcome(message)
+            except Exception:  # an error of ours with one message must not end the deliveries of all others
+                logger.exception("an event of topic %s on pubsub %s failed", self.spec.topic, self.spec.pubsub)
+                outcome = None if gate.closed else Outcome.NACK
             finally:
                 gate.leave()
         if outcome is None:

@@ -101,6 +101,13 @@ async def test_an_answer_decides(
     assert setting.dead() == ([("dead", EVENT, {"key": "v"})] if copied else [])
 
 
+async def test_an_unforeseen_error_is_one_messages(caplog: pytest.LogCaptureFixture) -> None:
+    setting = Setting(KeyError("unforeseen"))
+    assert await setting.handle() is Outcome.NACK
+    assert "unforeseen" in caplog.text
+    assert await setting.handle() is Outcome.ACK
+
+
 @pytest.mark.parametrize(
     ("data", "alone"),
     [
