@@ -25,7 +25,7 @@ from edge_runtime.cli.output import Messages
 from edge_runtime.cli.plan import AppPlan
 from edge_runtime.cli.sidecars import Sidecars, open_own_node
 from edge_runtime.config.environment import state_dir
-from edge_runtime.model.errors import ConfigError
+from edge_runtime.model.errors import ConfigError, leaves
 
 _LOGS_HERE: Final = "Both Dapr and your app logs will appear here."
 
@@ -81,16 +81,9 @@ def run_plans(parsed: Parsed, plans: Sequence[AppPlan], messages: Messages) -> i
         control = None if parsed.flag("no-attach") else attachable(os.environ, parsed.text("control-socket"))
         return trio.run(_run, parsed, plans, messages, control.path if control is not None else "")
     except* (ConfigError, CommandError) as group:
-        for error in _leaves(group):
+        for error in leaves(group):
             messages.failure(str(error))
     return 1
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    found: list[BaseException] = []
-    for error in group.exceptions:
-        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return found
 
 
 async def _run(parsed: Parsed, plans: Sequence[AppPlan], messages: Messages, attach_to: str) -> int:

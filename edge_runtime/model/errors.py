@@ -174,3 +174,10 @@ class CircuitOpen(PolicyError):
 
 class ConfigError(Exception):
     """A file, flag or field that cannot be used; the text names it, what was expected and the mend."""
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    """The errors of a group, however deep, or the error itself."""
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [leaf for part in error.exceptions for leaf in leaves(part)]

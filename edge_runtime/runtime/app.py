@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from edge_runtime.channel.metrics import HttpClientMetrics
-from edge_runtime.model.errors import ConfigError
+from edge_runtime.model.errors import ConfigError, leaves
 from edge_runtime.model.http import Body, Request, Response
 from edge_runtime.net.listeners import ListenError
 from edge_runtime.observability.health import Health
@@ -210,13 +210,6 @@ class App:
                 nursery.start_soon(_cancel_when, nursery.cancel_scope, self._stop_now.wait)
                 nursery.start_soon(_cancel_when, nursery.cancel_scope, generation.until_unhealthy)
                 await generation.stop_deliveries()
-
-
-def leaves(error: BaseException) -> list[BaseException]:
-    """The errors of a group, or the error itself."""
-    if not isinstance(error, BaseExceptionGroup):
-        return [error]
-    return [leaf for part in error.exceptions for leaf in leaves(part)]
 
 
 async def _see_off(generation: Generation) -> None:

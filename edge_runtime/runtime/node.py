@@ -20,10 +20,10 @@ import trio
 
 from edge_runtime import RUNTIME_VERSION
 from edge_runtime.blocks.invoke import LocalPeers
-from edge_runtime.model.errors import ConfigError
+from edge_runtime.model.errors import ConfigError, leaves
 from edge_runtime.observability.log import Handler, current_app, setup_logging
 from edge_runtime.observability.metrics import Metrics
-from edge_runtime.runtime.app import App, leaves, serve_app
+from edge_runtime.runtime.app import App, serve_app
 from edge_runtime.runtime.settings import AppSettings, NodeSettings
 from edge_runtime.store.database import Databases, StoreLimits, open_databases
 
