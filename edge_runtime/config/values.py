@@ -21,8 +21,11 @@ _UNIT_NS: Final = {
     "m": 60_000_000_000,
     "h": 3_600_000_000_000,
 }
-_DURATION_PART: Final = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
-_QUANTITY: Final = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))(?:([eE][+-]?\d+)|(Ki|Mi|Gi|Ti|Pi|Ei|n|u|m|k|M|G|T|P|E))?")
+# Possessive: digits are never given back, so that a long row of them is refused as fast as it is read.
+_DURATION_PART: Final = re.compile(r"(\d++(?:\.\d*+)?+|\.\d++)(ns|us|µs|μs|ms|s|m|h)")
+_QUANTITY: Final = re.compile(
+    r"([+-]?+(?:\d++(?:\.\d*+)?+|\.\d++))(?:([eE][+-]?+\d++)|(Ki|Mi|Gi|Ti|Pi|Ei|n|u|m|k|M|G|T|P|E))?+"
+)
 _QUANTITY_FACTOR: Final = {
     None: 1.0,
     "n": 1e-9,
@@ -67,9 +70,7 @@ def go_duration_s(text: str) -> float:
         return 0.0
     total_ns = 0.0
     position = 0
-    for part in _DURATION_PART.finditer(rest):
-        if part.start() != position:
-            break
+    while part := _DURATION_PART.match(rest, position):
         total_ns += float(part[1]) * _UNIT_NS[part[2]]
         position = part.end()
     if position != len(rest) or not rest:

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,3 +82,13 @@ def test_durations_survive_the_round_trip(microseconds: int) -> None:
 def test_the_nearest_name_is_offered() -> None:
     assert nearest("app-prot", ["app-port", "app-id"]) == ' (did you mean "app-port"?)'
     assert nearest("zzz", ["app-port"]) == ""
+
+
+@pytest.mark.parametrize("read", [go_duration_s, duration_s, quantity_bytes])
+@pytest.mark.parametrize(
+    "text", ["1" * 200_000 + "x", "1" * 200_000 + ".", "." + "1" * 200_000 + "x", "1s" * 100_000 + "x"]
+)
+def test_long_nonsense_is_refused_at_once(read: Callable[[str], float], text: str) -> None:
+    """A pattern that tries every split of the digits would not come back from this within the suite's limit."""
+    with pytest.raises(ValueError):
+        read(text)
