@@ -79,6 +79,11 @@ class App:
         """Put an entry into the `extended` part of the metadata API. It outlives a reload."""
         self.extended[key] = value
 
+    @property
+    def stopping(self) -> bool:
+        """A stop was asked for."""
+        return self._stop.is_set()
+
     def shut_down(self, *, blocking: bool = False) -> None:
         """Begin a graceful stop of this sidecar; `blocking` first waits as --dapr-block-shutdown-duration says."""
         self._stop.set()

@@ -95,8 +95,10 @@ class Node:
         self._changed.set()
 
     def has_others(self, app: App) -> bool:
-        """Whether the process is more than this app's: ending it would take others along."""
-        return self.settings.linger or any(other is not app for other in self.apps.values())
+        """Whether ending the process would take along what is not about to end itself."""
+        if self.settings.linger and not self._stopping:
+            return True
+        return any(other is not app and not other.stopping for other in self.apps.values())
 
     def force(self, app: App) -> None:
         """End the app's sidecar in a moment with nothing drained; the process with code 1 when it is all there is."""
