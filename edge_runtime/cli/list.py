@@ -8,7 +8,8 @@ from typing import Final
 
 from edge_runtime.cli.arguments import FLAG, HELP, Option, help_text, parse
 from edge_runtime.cli.instances import Instance, find_instances, now
-from edge_runtime.cli.output import Messages, age, created, render, shortened
+from edge_runtime.cli.output import Messages, age, chosen_output, created, render, shortened
+from edge_runtime.model.errors import ConfigError
 
 USAGE: Final = "edge-runtime list [flags]"
 OPTIONS: Final = (
@@ -45,9 +46,10 @@ def main(argv: Sequence[str]) -> int:
         print(help_text(USAGE, "List the apps that run.", OPTIONS), end="")
         return 0
     messages = Messages(parsed.flag("log-as-json"))
-    output = "json" if parsed.flag("json") else parsed.text("output")
-    if output not in ("table", "json", "yaml"):
-        messages.failure("An invalid output format was specified.")
+    try:
+        output = chosen_output(parsed.flag("json"), parsed.text("output"))
+    except ConfigError as error:
+        messages.failure(str(error))
         return 1
     if parsed.flag("kubernetes"):
         messages.failure("--kubernetes is not supported here: edge-runtime runs apps on this machine")

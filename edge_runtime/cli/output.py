@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, TextIO
 
+from edge_runtime.model.errors import ConfigError
+
 _MARKS: Final = {"success": "✅  ", "failure": "❌  ", "warning": "⚠  ", "pending": "⌛  ", "info": "ℹ️  "}
 _COMMAND_MAX: Final = 20
 
@@ -107,6 +109,14 @@ def created(moment: float) -> str:
 
 def shortened(command: str) -> str:
     return command if len(command) <= _COMMAND_MAX else command[: _COMMAND_MAX - 3] + "..."
+
+
+def chosen_output(as_json_flag: bool, named: str) -> str:
+    """`table`, `json` or `yaml`, from `--json` and `--output`. Raises ConfigError."""
+    output = "json" if as_json_flag else named
+    if output not in ("table", "json", "yaml"):
+        raise ConfigError("An invalid output format was specified.")
+    return output
 
 
 def render(value: Sequence[Any], output: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

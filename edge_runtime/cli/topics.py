@@ -11,7 +11,7 @@ from edge_runtime.cli.control import ControlError, running_nodes
 from edge_runtime.cli.files import read_files
 from edge_runtime.cli.http import Unreachable
 from edge_runtime.cli.instances import now
-from edge_runtime.cli.output import Messages, age, render
+from edge_runtime.cli.output import Messages, age, chosen_output, render
 from edge_runtime.config.environment import state_dir
 from edge_runtime.model.errors import ConfigError, DriverError
 
@@ -34,11 +34,8 @@ def main(argv: Sequence[str]) -> int:
         print(help_text(USAGE, "Show what the node's topics hold and who lags.", OPTIONS), end="")
         return 0
     messages = Messages(parsed.flag("log-as-json"))
-    output = "json" if parsed.flag("json") else parsed.text("output")
-    if output not in ("table", "json", "yaml"):
-        messages.failure("An invalid output format was specified.")
-        return 1
     try:
+        output = chosen_output(parsed.flag("json"), parsed.text("output"))
         topics = find_topics(parsed.text("control-socket"), parsed.text("state-dir"))
     except (ConfigError, ControlError, DriverError, Unreachable) as error:
         messages.failure(str(error))

@@ -103,12 +103,15 @@ class App:
         if not self._stop.is_set():
             self._reload.set()
 
+    async def _next_generation(self) -> Generation:
+        """The generation that is being opened, once it serves."""
+        while self.generation is None:
+            await self._ready.wait()
+        return self.generation
+
     async def handle(self, request: Request) -> Response:
         """What the API server calls for each request."""
-        generation = self.generation
-        while generation is None:
-            await self._ready.wait()
-            generation = self.generation
+        generation = self.generation or await self._next_generation()
         generation.requests += 1
         try:
             return await generation.face.handle(request)
@@ -119,10 +122,7 @@ class App:
 
     async def handle_public(self, request: Request) -> Response:
         """The same for the public port: health and metadata only."""
-        generation = self.generation
-        while generation is None:
-            await self._ready.wait()
-            generation = self.generation
+        generation = self.generation or await self._next_generation()
         return await generation.public_face.handle(request)
 
     async def handle_metrics(self, request: Request) -> Response:

@@ -21,7 +21,7 @@ from edge_runtime.api.http.routes import Route
 from edge_runtime.blocks.invoke import Invoker, Peer
 from edge_runtime.blocks.metadata import AppConnection, LoadedComponent, Metadata
 from edge_runtime.blocks.pubsub import Publisher, PubSubBinding, Subscriber, bind_pubsub, from_declared
-from edge_runtime.blocks.secrets import Secrets
+from edge_runtime.blocks.secrets import Secrets, reference_reader
 from edge_runtime.blocks.state import BoundStore, Outbox, State, bind_store
 from edge_runtime.channel.app_config import discover_app_config
 from edge_runtime.channel.endpoints import Endpoint, EndpointSettings, open_endpoint, open_outside
@@ -233,11 +233,7 @@ def _place(app: App, files: Files) -> Place:
 
 
 def _surroundings(files: Files, secret_stores: Mapping[str, SecretStore]) -> Surroundings:
-    namespace = {"namespace": files.environment.namespace_or_default}
-
-    async def get_secret(store: str, name: str) -> Mapping[str, str] | None:
-        return await secret_stores[store].get(name, namespace)
-
+    get_secret = reference_reader(secret_stores, files.environment.namespace_or_default)
     return Surroundings(files.flags.app_id, files.environment, files.variables, get_secret, secret_stores)
 
 
