@@ -10,24 +10,18 @@ import logging
 import posixpath
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
+from edge_runtime.api.blocks import Blocks
 from edge_runtime.api.errors import error_response
 from edge_runtime.api.http.routes import Call, Route, decode, text_response
+from edge_runtime.api.settings import FaceSettings as FaceSettings
 from edge_runtime.model.errors import EdgeError
 from edge_runtime.model.http import Header, Request, Response
 from edge_runtime.model.trace import NO_TRACE, Trace
 from edge_runtime.observability.http_metrics import HttpServerMetrics
 from edge_runtime.observability.trace import TRACESTATE_MAX, Tracer, valid_baggage
 from edge_runtime.security.token import token_matches
-
-if TYPE_CHECKING:
-    from edge_runtime.blocks.invoke import Invoker
-    from edge_runtime.blocks.metadata import Metadata
-    from edge_runtime.blocks.pubsub import Publisher
-    from edge_runtime.blocks.secrets import Secrets
-    from edge_runtime.blocks.state import State
-    from edge_runtime.observability.health import Health
 
 api_log: Final = logging.getLogger("dapr.runtime.http-info")
 
@@ -37,46 +31,6 @@ _CORS_METHODS: Final = b"HEAD, GET, POST, PUT, PATCH, DELETE"
 _INVOKE: Final = "/v1.0/invoke/"
 
 Handler = Callable[[Call], Awaitable[Response]]
-
-
-class Blocks:
-    """What the handlers of one app call. Filled once by the runtime, replaced whole when the files are read again."""
-
-    __slots__ = ("health", "invoker", "metadata", "namespace", "publisher", "secrets", "shutdown", "state")
-
-    def __init__(
-        self,
-        *,
-        state: State,
-        publisher: Publisher,
-        invoker: Invoker,
-        secrets: Secrets,
-        metadata: Metadata,
-        health: Health,
-        namespace: str,
-        shutdown: Callable[[bool], None],
-    ) -> None:
-        self.state = state
-        self.publisher = publisher
-        self.invoker = invoker
-        self.secrets = secrets
-        self.metadata = metadata
-        self.health = health
-        self.namespace = namespace
-        self.shutdown = shutdown
-
-
-class FaceSettings(NamedTuple):
-    """`api_log` None is off, else (obfuscate URLs, omit health checks). `body_limit_bytes` None is no limit.
-
-    `traced` False (a sampling rate of 0) takes trace headers neither in nor out.
-    """
-
-    body_limit_bytes: int | None = 4 * 2**20
-    token: str = ""
-    allowed_origins: Sequence[str] = ()
-    api_log: tuple[bool, bool] | None = None
-    traced: bool = True
 
 
 class Router:

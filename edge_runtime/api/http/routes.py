@@ -17,7 +17,7 @@ from edge_runtime.model.http import Body, Header, Request, Response
 from edge_runtime.model.trace import Trace
 
 if TYPE_CHECKING:
-    from edge_runtime.api.http.face import Blocks
+    from edge_runtime.api.blocks import Blocks
 
 JSON: Final[tuple[Header, ...]] = ((b"content-type", b"application/json"),)
 TEXT: Final[tuple[Header, ...]] = ((b"content-type", b"text/plain; charset=utf-8"),)

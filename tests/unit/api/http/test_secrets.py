@@ -8,7 +8,8 @@ from typing import Any, cast
 
 import pytest
 
-from edge_runtime.api.http.face import Blocks, Face, FaceSettings
+from edge_runtime.api.blocks import Blocks
+from edge_runtime.api.http.face import Face, FaceSettings
 from edge_runtime.api.http.secrets import ROUTES
 from edge_runtime.blocks.secrets import Secrets
 from edge_runtime.config.settings import SecretScope

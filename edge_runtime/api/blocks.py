@@ -1,0 +1,41 @@
+"""What the handlers of one app call, whichever face they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edge_runtime.blocks.invoke import Invoker
+    from edge_runtime.blocks.metadata import Metadata
+    from edge_runtime.blocks.pubsub import Publisher
+    from edge_runtime.blocks.secrets import Secrets
+    from edge_runtime.blocks.state import State
+    from edge_runtime.observability.health import Health
+
+
+class Blocks:
+    """The blocks of one app. Filled once by the runtime, replaced whole when the files are read again."""
+
+    __slots__ = ("health", "invoker", "metadata", "namespace", "publisher", "secrets", "shutdown", "state")
+
+    def __init__(
+        self,
+        *,
+        state: State,
+        publisher: Publisher,
+        invoker: Invoker,
+        secrets: Secrets,
+        metadata: Metadata,
+        health: Health,
+        namespace: str,
+        shutdown: Callable[[bool], None],
+    ) -> None:
+        self.state = state
+        self.publisher = publisher
+        self.invoker = invoker
+        self.secrets = secrets
+        self.metadata = metadata
+        self.health = health
+        self.namespace = namespace
+        self.shutdown = shutdown
