@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import logging
 import socket
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple
 
@@ -18,6 +17,7 @@ import trio
 
 from edge_runtime.model.http import Request, Response
 from edge_runtime.net.http_connection import Connection, send_and_forget
+from edge_runtime.net.http_date import HttpDate
 from edge_runtime.net.listeners import Listener
 from edge_runtime.wire.http1 import (
     Engine,
@@ -45,8 +45,6 @@ _OF_ONE_CONNECTION: Final = frozenset(
     )
 )  # fmt: skip
 _CLOSED_LISTENER: Final = frozenset((errno.EBADF, errno.EINVAL, errno.ENOTSOCK))
-_DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 class ServerLimits(NamedTuple):
@@ -92,8 +90,7 @@ class HttpServer:
         self._grace_s = 0.0
         self._complain_again_at = 0.0
         self._nursery: trio.Nursery
-        self._date_second = 0
-        self._date = b""
+        self._date = HttpDate()
 
     @property
     def connections_open(self) -> int:
@@ -131,14 +128,7 @@ class HttpServer:
 
     def date_line(self) -> bytes:
         """The `Date` header of this second."""
-        now = int(time.time())
-        if now != self._date_second:
-            self._date_second = now
-            year, month, day, hour, minute, second, weekday, _, _ = time.gmtime(now)
-            self._date = (
-                f"Date: {_DAYS[weekday]}, {day:02} {_MONTHS[month - 1]} {year} {hour:02}:{minute:02}:{second:02} GMT"
-            ).encode()
-        return self._date
+        return b"Date: " + self._date.now()
 
     def forget(self, connection: Connection) -> None:
         """The connection has ended."""
