@@ -23,7 +23,7 @@ _HEAD_SLACK_BYTES: Final = 4096
 
 class ChannelSettings(NamedTuple):
     """From the flags `--app-port`, `--app-channel-address`, `--app-protocol`, `--app-max-concurrency`,
-    `--read-buffer-size` and the variable `APP_API_TOKEN`."""
+    `--read-buffer-size`, `--max-body-size` (for gRPC; None is no limit) and the variable `APP_API_TOKEN`."""
 
     port: int
     address: str = "127.0.0.1"
@@ -31,6 +31,7 @@ class ChannelSettings(NamedTuple):
     max_concurrency: int = -1
     api_token: str = ""
     read_buffer_bytes: int = READ_BUFFER_BYTES
+    message_bytes_max: int | None = 4 * 2**20
 
 
 class AppUnhealthy(DriverError):

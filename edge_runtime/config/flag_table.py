@@ -44,7 +44,7 @@ _DURATION, _SIZE = FlagKind.DURATION, FlagKind.SIZE
 
 _ACTORS: Final = "actors come with a later part; their reminders need no placement or scheduler service here"
 _JOBS: Final = "jobs come with a later part and need no scheduler service here"
-_GRPC: Final = "the gRPC API comes with a later part"
+_INTERNAL: Final = "sidecars of other processes are called by a later part"
 _RELOAD: Final = "files are read again on SIGHUP; watching them comes with a later part"
 _MTLS: Final = "mTLS between nodes comes with a later part"
 _PROFILING: Final = "there is no pprof server; profiling comes with a later part"
@@ -60,9 +60,9 @@ FLAGS: Final[tuple[Flag, ...]] = (
     Flag("app-channel-address", _TEXT, "127.0.0.1", "Host on which the app listens."),
     Flag("app-max-concurrency", _INT, "-1", "Parallel calls into the app; -1 or 0 is unlimited."),
     Flag("dapr-http-port", _PORT, "3500", "Port of the HTTP API; 0 is any free port."),
-    Flag("dapr-grpc-port", _PORT, "50001", "Port of the gRPC API.", later=_GRPC),
-    Flag("dapr-internal-grpc-port", _PORT, "", "Port for other sidecars.", later=_GRPC),
-    Flag("dapr-internal-grpc-listen-address", _TEXT, "", "Address for other sidecars.", later=_GRPC),
+    Flag("dapr-grpc-port", _PORT, "50001", "Port of the gRPC API; 0 is any free port."),
+    Flag("dapr-internal-grpc-port", _PORT, "", "Port for other sidecars.", later=_INTERNAL),
+    Flag("dapr-internal-grpc-listen-address", _TEXT, "", "Address for other sidecars.", later=_INTERNAL),
     Flag("dapr-listen-addresses", _CSV, "", "Addresses of the APIs; empty is the loopback interface."),
     Flag("dapr-public-port", _PORT, "", "Port of a second server with health and metadata only; empty is none."),
     Flag("dapr-public-listen-address", _TEXT, "", "Address of that server; empty is the loopback interface."),
@@ -76,7 +76,7 @@ FLAGS: Final[tuple[Flag, ...]] = (
     Flag("components-path", _TEXT, "", "Older name for one resources directory.", "use --resources-path"),
     Flag("config", _LIST, "", "Configuration files; later ones override earlier ones."),
     Flag("allowed-origins", _CSV, "", "Origins for CORS; empty is no CORS, * is all."),
-    Flag("max-body-size", _SIZE, "4Mi", "Largest request body; 0 is unlimited, -1 the default."),
+    Flag("max-body-size", _SIZE, "4Mi", "Largest request body or gRPC message; 0 is unlimited, -1 the default."),
     Flag("dapr-http-max-request-size", _INT, "4", "Largest request body in MB.", "use --max-body-size"),
     Flag("read-buffer-size", _SIZE, "4Ki", "Largest block of request headers."),
     Flag("dapr-http-read-buffer-size", _INT, "4", "Largest request headers in KB.", "use --read-buffer-size"),

@@ -389,13 +389,10 @@ def later_flags(flags: DaprdFlags, table: Iterable[Flag] = FLAGS) -> list[str]:
     for flag in table:
         if flag.later and flag.name in flags.given and _asks_for_something(flags, flag):
             by_part.setdefault(flag.later, []).append(f"--{flag.name}")
-    lines = [
+    return [
         f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} accepted, without effect yet: {part}"
         for part, names in by_part.items()
     ]
-    if flags.protocol in ("h2c", "grpc", "grpcs"):
-        lines.append(f"--app-protocol {flags.protocol} is accepted; calls to such an app come with a later part")
-    return lines
 
 
 def _asks_for_something(flags: DaprdFlags, flag: Flag) -> bool:

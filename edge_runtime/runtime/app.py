@@ -28,6 +28,8 @@ from edge_runtime.runtime.servers import Servers, open_servers
 from edge_runtime.runtime.settings import AppSettings
 
 if TYPE_CHECKING:
+    from edge_runtime.net.grpc.server import ServerCall
+    from edge_runtime.observability.grpc_metrics import GrpcServerMetrics
     from edge_runtime.runtime.node import Node
 
 log = logging.getLogger("dapr.runtime")
@@ -52,7 +54,7 @@ class App:
         self.app_id = settings.flags.app_id
         self.http_port = 0
         self.metrics_port = 0
-        self.grpc_port = settings.flags.dapr_grpc_port or 0
+        self.grpc_port = 0
         self.listening = False
         self.started_at = time.time()
         self.health = Health(("runtime",), node.unwell)
@@ -60,6 +62,7 @@ class App:
         # Made with the first generation and kept: what was counted before a reload still counts.
         self.http_metrics: HttpServerMetrics | None = None
         self.client_metrics: HttpClientMetrics | None = None
+        self.grpc_metrics: GrpcServerMetrics | None = None
         self.generation: Generation | None = None
         self.reloading = False  # another generation follows the one that closes
         self.was_well = False  # what health checks said last before it
@@ -115,6 +118,17 @@ class App:
         generation.requests += 1
         try:
             return await generation.face.handle(request)
+        finally:
+            generation.requests -= 1
+            if not generation.requests:
+                generation.quiet.set()
+
+    async def handle_grpc(self, call: ServerCall) -> None:
+        """What the gRPC server calls for each call."""
+        generation = self.generation or await self._next_generation()
+        generation.requests += 1
+        try:
+            await generation.grpc_face.handle(call)
         finally:
             generation.requests -= 1
             if not generation.requests:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import trio
 
 from edge_runtime import RUNTIME_VERSION
+from edge_runtime.api.blocks import Blocks
 from edge_runtime.api.http import health, invoke, pubsub, secrets, state, unconfigured
-from edge_runtime.api.http.face import Blocks, Face, FaceSettings, allowed_routes
+from edge_runtime.api.http.face import Face, FaceSettings, allowed_routes
 from edge_runtime.api.http.routes import Route
 from edge_runtime.blocks.invoke import Invoker, Peer
 from edge_runtime.blocks.metadata import AppConnection, LoadedComponent, Metadata
@@ -54,7 +55,13 @@ from edge_runtime.runtime.settings import AppSettings
 from edge_runtime.security.access import AccessPolicy, ApiLists, SecretScopes
 
 if TYPE_CHECKING:
+    from edge_runtime.api.grpc.face import GrpcFace
+    from edge_runtime.blocks.pubsub import AppDelivery
+    from edge_runtime.channel.grpc import GrpcAppChannel
+    from edge_runtime.observability.grpc_metrics import GrpcServerMetrics
     from edge_runtime.runtime.app import App
+
+    Channel = HttpChannel | GrpcAppChannel
 
 log = logging.getLogger("dapr.runtime")
 
@@ -142,12 +149,15 @@ class Generation:
         blocks: Blocks,
         face: Face,
         public_face: Face,
+        build_grpc_face: Callable[[], GrpcFace],
         app_health: AppHealth | None,
-        channel: HttpChannel | None = None,
+        channel: Channel | None = None,
     ) -> None:
         self.blocks = blocks
         self.face = face
         self.public_face = public_face
+        self._build_grpc_face = build_grpc_face
+        self._grpc_face: GrpcFace | None = None
         self.deliveries = trio.CancelScope()
         self.app_health = app_health
         self._channel = channel
@@ -156,6 +166,13 @@ class Generation:
         self._deliveries_over = trio.Event()
         self._closing = trio.Event()
         self._closed = trio.Event()
+
+    @property
+    def grpc_face(self) -> GrpcFace:
+        """Made with the first call, since most nodes' apps speak only one of the two APIs."""
+        if self._grpc_face is None:
+            self._grpc_face = self._build_grpc_face()
+        return self._grpc_face
 
     async def stop_deliveries(self) -> None:
         """Take no further event; returns when those that the app has are finished."""
@@ -237,11 +254,16 @@ def _surroundings(files: Files, secret_stores: Mapping[str, SecretStore]) -> Sur
     return Surroundings(files.flags.app_id, files.environment, files.variables, get_secret, secret_stores)
 
 
-async def _open_channel(app: App, files: Files, stack: AsyncExitStack) -> HttpChannel | None:
-    # An app that speaks another protocol can use the API, but is not called; `later_flags` has said so.
-    if not files.flags.app_port or files.flags.protocol not in ("http", "https"):
+async def _open_channel(app: App, files: Files, stack: AsyncExitStack) -> Channel | None:
+    if not files.flags.app_port:
         return None
-    return await stack.enter_async_context(open_http_channel(_channel_settings(files), _client_metrics(app, files)))
+    settings = _channel_settings(files)
+    if files.flags.protocol in ("grpc", "grpcs"):
+        from edge_runtime.channel.grpc import open_grpc_channel
+
+        metrics = app.metrics if files.configuration.metrics.enabled else None
+        return await stack.enter_async_context(open_grpc_channel(settings, metrics))
+    return await stack.enter_async_context(open_http_channel(settings, _client_metrics(app, files)))
 
 
 def _client_metrics(app: App, files: Files) -> HttpClientMetrics | None:
@@ -262,6 +284,7 @@ def _channel_settings(files: Files) -> ChannelSettings:
         flags.app_max_concurrency,
         files.environment.app_token,
         flags.header_bytes_max,
+        flags.body_bytes_max,
     )
 
 
@@ -313,7 +336,7 @@ class _Built:
     def __init__(
         self,
         generation: Generation,
-        channel: HttpChannel | None,
+        channel: Channel | None,
         subscriber: Subscriber,
         outbox: Outbox | None,
         peer: Peer,
@@ -327,7 +350,7 @@ class _Built:
 
 
 def _build(
-    app: App, files: Files, opened: Mapping[str, Opened], channel: HttpChannel | None, outside: _Outside
+    app: App, files: Files, opened: Mapping[str, Opened], channel: Channel | None, outside: _Outside
 ) -> _Built:
     """The blocks of one app around its components, innermost first."""
     namespace = files.environment.namespace
@@ -346,6 +369,7 @@ def _build(
         publisher,
         app.metrics,
         [from_declared(item) for item in files.resources.subscriptions],
+        app=_grpc_delivery(files, channel, tracer),
         discovery=not files.flags.skips_subscribe_endpoint,
         tracer=tracer,
     )
@@ -366,8 +390,23 @@ def _build(
     app_health = None
     if channel is not None and checks is not None:
         app_health = AppHealth(channel, checks, app.metrics, healthy=app.was_well)
-    generation = Generation(blocks, _face(app, files, blocks, tracer), _public_face(blocks), app_health, channel)
+    generation = Generation(
+        blocks,
+        _face(app, files, blocks, tracer),
+        _public_face(blocks),
+        lambda: _grpc_face(app, files, blocks, tracer),
+        app_health,
+        channel,
+    )
     return _Built(generation, channel, subscriber, outbox, peer)
+
+
+def _grpc_delivery(files: Files, channel: Channel | None, tracer: Tracer) -> AppDelivery | None:
+    if channel is None or files.flags.protocol not in ("grpc", "grpcs"):
+        return None
+    from edge_runtime.blocks.pubsub.grpc_app import GrpcAppDelivery
+
+    return GrpcAppDelivery(channel, tracer)
 
 
 def _invoker(app: App, files: Files, policies: Policies, peer: Peer, outside: _Outside) -> Invoker:
@@ -531,6 +570,32 @@ def _face_settings(files: Files) -> FaceSettings:
     )
 
 
+def _grpc_face(app: App, files: Files, blocks: Blocks, tracer: Tracer) -> GrpcFace:
+    from edge_runtime.api.grpc.face import GrpcFace
+    from edge_runtime.api.grpc.proxy import Proxy
+
+    configuration = files.configuration
+    lists = ApiLists(configuration.api_allowed, configuration.api_denied, protocol="grpc")
+    return GrpcFace(
+        blocks,
+        _face_settings(files),
+        tracer,
+        _grpc_metrics(app, configuration),
+        Proxy(blocks.invoker).handle,
+        lists,
+    )
+
+
+def _grpc_metrics(app: App, configuration: Configuration) -> GrpcServerMetrics | None:
+    if not configuration.metrics.enabled:
+        return None
+    if app.grpc_metrics is None:
+        from edge_runtime.observability.grpc_metrics import GrpcServerMetrics
+
+        app.grpc_metrics = GrpcServerMetrics(app.metrics, configuration.metrics.latency_buckets_ms or LATENCY_MS)
+    return app.grpc_metrics
+
+
 def _public_face(blocks: Blocks) -> Face:
     """Health and metadata without token, CORS and fallback. The flag for body sizes is not for this port, which takes
     the default size: it may be open to a network."""
@@ -609,7 +674,8 @@ async def _follow_health(files: Files, built: _Built, nursery: trio.Nursery) -> 
 
 
 async def _begin_deliveries(files: Files, built: _Built, nursery: trio.Nursery) -> None:
-    if built.channel is not None and not files.flags.skips_config_endpoint:
+    # A gRPC app has no such endpoint: it says what it hosts in calls of its own.
+    if isinstance(built.channel, HttpChannel) and not files.flags.skips_config_endpoint:
         await _read_app_config(built.channel, files.flags.app_id)
     await built.subscriber.discover()
     await nursery.start(built.subscriber.run)

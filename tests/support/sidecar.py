@@ -164,11 +164,12 @@ class Sidecar(Program):
         ready: str = READY,
     ) -> None:
         self.port = port or free_port()
+        self.grpc_port = free_port()
         self.metrics_port = free_port()
         command = [
             sys.executable,
             *("-m", "edge_runtime", "daprd"),
-            *("--app-id", app_id, "--dapr-http-port", str(self.port), "--dapr-grpc-port", str(free_port())),
+            *("--app-id", app_id, "--dapr-http-port", str(self.port), "--dapr-grpc-port", str(self.grpc_port)),
             *("--metrics-port", str(self.metrics_port), "--state-dir", str(state_dir)),
             *(("--app-port", str(app_port)) if app_port else ()),
             *flags,

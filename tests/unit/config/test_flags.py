@@ -196,7 +196,7 @@ def test_dapr_clis_command_line_is_fine() -> None:
     assert validate(flags) == []
     assert flags.app_max_concurrency == -1
     assert [line.split()[0].rstrip(",") for line in later_flags(flags)] == [
-        "--dapr-grpc-port",
+        "--dapr-internal-grpc-port",
         "--placement-host-address",
         "--scheduler-host-address",
     ]
@@ -207,8 +207,6 @@ def test_later_flags_are_named_when_used() -> None:
     assert later_flags(parse_flags(["--enable-mtls=false", "--sentry-address="])) == []
     (line,) = later_flags(parse_flags(["--enable-mtls"]))
     assert line.startswith("--enable-mtls is accepted, without effect yet")
-    (line,) = later_flags(parse_flags(["--app-protocol=grpc"]))
-    assert line.startswith("--app-protocol grpc is accepted; calls to such an app come")
 
 
 def test_parsing_needs_no_argparse() -> None:
