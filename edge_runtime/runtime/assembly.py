@@ -349,9 +349,7 @@ class _Built:
         self.begun = trio.Event()
 
 
-def _build(
-    app: App, files: Files, opened: Mapping[str, Opened], channel: Channel | None, outside: _Outside
-) -> _Built:
+def _build(app: App, files: Files, opened: Mapping[str, Opened], channel: Channel | None, outside: _Outside) -> _Built:
     """The blocks of one app around its components, innermost first."""
     namespace = files.environment.namespace
     resiliencies = [(item.name, item.spec) for item in files.resources.resiliencies]

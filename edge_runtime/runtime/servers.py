@@ -1,4 +1,4 @@
-"""The servers of one app (both APIs, public port, Prometheus page): bound first, served once there is something to say."""
+"""The servers of one app (both APIs, public port, metrics): bound first, served once there is something to say."""
 
 from __future__ import annotations
 
