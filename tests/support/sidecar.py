@@ -159,6 +159,7 @@ class Sidecar(Program):
         app_id: str = "app",
         app_port: int = 0,
         port: int = 0,
+        grpc_port: int = 0,
         environment: Mapping[str, str] | None = None,
         directory: str | Path | None = None,
         ready: str = READY,
