@@ -89,3 +89,16 @@ class Tracer:
 
     def _id(self, bits: int) -> str:
         return f"{self._random.getrandbits(bits) or 1:0{bits // 4}x}"
+
+
+def traceparent_of(binary: bytes) -> str:
+    """The `traceparent` that gRPC's binary context (`grpc-trace-bin`) stands for; empty when it is none."""
+    if len(binary) < 29 or binary[:2] != b"\0\0" or binary[18] != 1 or binary[27] != 2:
+        return ""
+    return f"00-{binary[2:18].hex()}-{binary[19:27].hex()}-{binary[28]:02x}"
+
+
+def binary_of(traceparent: str) -> bytes:
+    """A well-formed `traceparent` as gRPC's binary context: version, then trace id, span id and flags by number."""
+    trace_id, span_id, flags = traceparent[3:35], traceparent[36:52], traceparent[53:55]
+    return b"\0\0%b\1%b\2%b" % (bytes.fromhex(trace_id), bytes.fromhex(span_id), bytes.fromhex(flags))
