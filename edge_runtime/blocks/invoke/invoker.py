@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 from edge_runtime.blocks.invoke.peers import Peer, Peers
 from edge_runtime.model.errors import BodyTooLarge, CallTimeout, DriverError, EdgeError, Kind
@@ -45,7 +45,19 @@ _DROPPED: Final = frozenset({b"dapr-app-id"})
 _IDENTITY: Final = frozenset({b"dapr-caller-app-id", b"dapr-caller-namespace", b"dapr-callee-app-id"})
 _TRACE: Final = frozenset({b"traceparent", b"tracestate"})
 
+NO_OWN_CHANNEL: Final = "cannot invoke local endpoint: app channel not initialized"
+NO_PEER_CHANNEL: Final = "app channel is not initialized"
+
+T = TypeVar("T")
 Send = Callable[[Request], Awaitable[Response]]
+
+
+class Callee(NamedTuple):
+    """An app of this node as the target of a call; `own` is the calling app itself."""
+
+    target: str
+    peer: Peer
+    own: bool
 
 
 class AppPolicies(Protocol):
@@ -135,15 +147,29 @@ class Invoker:
             return await self._call_endpoint(target, request, sent, trace)
         if target[:7].lower() == "http://" or target[:8].lower() == "https://":
             return await self._call_url(target, request, sent, trace)
-        app_id, namespace = self._split(target)
-        if app_id == self._app_id and namespace == self._namespace:
+        callee = await self.find(target)
+        if callee.own:
             channel = self.own.channel
             if channel is None:
-                raise DriverError("cannot invoke local endpoint: app channel not initialized")
-            sent.headers = self._headers(request, trace, _OWN_DROPPED, self._identity(app_id))
+                raise DriverError(NO_OWN_CHANNEL)
+            sent.headers = self._headers(request, trace, _OWN_DROPPED, self._identity(self._app_id))
             response = await self._guarded(target, sent, channel.send)
             return _as_events(request, response, own=True)
-        return await self._call_peer(target, app_id, namespace, method, request, sent, trace)
+        return await self._call_peer(callee, method, request, sent, trace)
+
+    async def find(self, target: str) -> Callee:
+        """The app of this node that the target names. Raises `DriverError` when there is none."""
+        app_id, namespace = self._split(target)
+        if app_id == self._app_id and namespace == self._namespace:
+            return Callee(target, self.own, True)
+        peer = self._peers.find(app_id, namespace) or await self._peers.wait_for(app_id, namespace)
+        if peer is None:
+            raise DriverError(f"couldn't find service: {app_id}")
+        return Callee(target, peer, False)
+
+    def names_app(self, target: str) -> bool:
+        """Whether the target is an app's id, rather than a URL or an HTTPEndpoint."""
+        return target not in self._endpoints and not target[:8].lower().startswith(("http://", "https://"))
 
     def _split(self, target: str) -> tuple[str, str]:
         app_id, dot, namespace = target.partition(".")
@@ -154,32 +180,34 @@ class Invoker:
     # --- another app of this node ---
 
     async def _call_peer(
-        self, target: str, app_id: str, namespace: str, method: bytes, request: Request, sent: Request, trace: Trace
+        self, callee: Callee, method: bytes, request: Request, sent: Request, trace: Trace
     ) -> Response:
-        peer = self._peers.find(app_id, namespace) or await self._peers.wait_for(app_id, namespace)
-        if peer is None:
-            raise DriverError(f"couldn't find service: {app_id}")
-        self._requests.add((app_id, "streaming"))
+        target, peer, _ = callee
         started = time.monotonic()
-        operation = "/" + method.decode("utf-8", "replace")
-        if not peer.admits(self._caller, operation, sent.method):
-            self._count_answer(peer, "403", started)
-            detail = denial(self._app_id, operation, sent.method)
+        detail = self.refusal(peer, "/" + method.decode("utf-8", "replace"), sent.method, "streaming")
+        if detail:
+            self.answered(peer, "403", "streaming", started)
             raise EdgeError(Kind.INVOKE_DENIED, f"failed to invoke, id: {target}, err: {detail}")
         channel = peer.channel
         if channel is None:
-            raise DriverError("app channel is not initialized")
-        sent.headers = self._headers(request, trace, _PEER_DROPPED, self._identity(app_id) + self._forwarding)
+            raise DriverError(NO_PEER_CHANNEL)
+        sent.headers = self._headers(request, trace, _PEER_DROPPED, self._identity(peer.app_id) + self._forwarding)
         if target in self._unguarded or not self._policies.targets_app(target):
             response = await self._guarded(target, sent, channel.send, built_in=True)
         else:
             response = await self._guarded(target, sent, channel.send)
-        self._count_answer(peer, str(response.status), started)
+        self.answered(peer, str(response.status), "streaming", started)
         return _as_events(request, response, own=False)
 
-    def _count_answer(self, peer: Peer, status: str, started: float) -> None:
+    def refusal(self, peer: Peer, operation: str, verb: str, kind: str) -> str:
+        """Why the other app's access control lets the call not through; empty when it does. The call is counted."""
+        self._requests.add((peer.app_id, kind))
+        return "" if peer.admits(self._caller, operation, verb) else denial(self._app_id, operation, verb)
+
+    def answered(self, peer: Peer, status: str, kind: str, started: float) -> None:
+        """Count the answer of another app; `kind` is "unary" or "streaming"."""
         peer.answered(self._app_id, status)
-        self._answers.add((peer.app_id, status, "streaming"))
+        self._answers.add((peer.app_id, status, kind))
         self._latency.observe(int((time.monotonic() - started) * 1000), (peer.app_id, status))
 
     # --- places outside ---
@@ -217,6 +245,11 @@ class Invoker:
         headers.extend(added)
         return headers
 
+    def introduction(self, callee: Callee) -> tuple[Header, ...]:
+        """What a gRPC callee is told of the call besides its trace: who calls whom and, of another app, from where."""
+        identity = self._identity(callee.peer.app_id)
+        return identity if callee.own else identity + self._forwarding
+
     def _identity(self, callee: str) -> tuple[Header, ...]:
         known = self._identities.get(callee)
         if known is None:
@@ -231,29 +264,54 @@ class Invoker:
 
     # --- retries ---
 
+    def policy(self, target: str) -> Policy | None:
+        """The resiliency policy of the target; None when there is none."""
+        if target in self._unguarded:
+            return None
+        policy = self._policies.for_app(target)
+        if policy.active:
+            return policy
+        if len(self._unguarded) < _POLICY_CACHE_MAX:
+            self._unguarded.add(target)
+        return None
+
+    async def run(self, callee: Callee, attempt: Callable[[], Awaitable[T]]) -> T:
+        """A call that can be made again, under the callee's policy; without one, as often as no connection comes."""
+        policy = self.policy(callee.target)
+        if policy is not None:
+            return await policy.run(attempt)
+        return await self.connecting(callee, attempt)
+
+    async def connecting(self, callee: Callee, attempt: Callable[[], Awaitable[T]]) -> T:
+        """The same without the policy: the built-in retries alone, which another app gets that no policy targets."""
+        try:
+            return await attempt()
+        except ConnectFailed as error:
+            if callee.own or self._policies.targets_app(callee.target):
+                raise
+            failure = error
+        return await self._try_again(attempt, failure)
+
     async def _guarded(self, target: str, sent: Request, send: Send, *, built_in: bool = False) -> Response:
-        if target not in self._unguarded:
-            policy = self._policies.for_app(target)
-            if policy.active:
-                return await self._with_policy(policy, sent, send)
-            if len(self._unguarded) < _POLICY_CACHE_MAX:
-                self._unguarded.add(target)
+        policy = None if target in self._unguarded else self.policy(target)
+        if policy is not None:
+            return await self._with_policy(policy, sent, send)
         if not built_in:
             return await send(sent)
         try:
             return await send(sent)
         except ConnectFailed as error:
-            return await self._try_again(sent, send, error)
+            return await self._try_again(lambda: send(sent), error)
 
-    async def _try_again(self, sent: Request, send: Send, error: ConnectFailed) -> Response:
+    async def _try_again(self, send: Callable[[], Awaitable[T]], error: ConnectFailed) -> T:
         """The built-in retries, counted from a first attempt that has failed already."""
         failed: list[ConnectFailed] = [error]
 
-        async def attempt() -> Response:
+        async def attempt() -> T:
             if failed:
                 raise failed.pop()
             try:
-                return await send(sent)
+                return await send()
             except ConnectFailed:
                 raise
             except DriverError as other:
