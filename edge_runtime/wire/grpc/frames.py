@@ -18,6 +18,8 @@ class MessageTooLarge(Exception):
 
     def __init__(self, size: int, limit: int) -> None:
         super().__init__(f"grpc: received message larger than max ({size} vs. {limit})")
+        self.size = size
+        self.limit = limit
 
 
 class BadFrame(Exception):

@@ -12,6 +12,7 @@ from edge_runtime.wire.grpc.metadata import Field, decode_binary
 OK: Final = 0
 CANCELLED: Final = 1
 UNKNOWN: Final = 2
+INVALID_ARGUMENT: Final = 3
 DEADLINE_EXCEEDED: Final = 4
 PERMISSION_DENIED: Final = 7
 RESOURCE_EXHAUSTED: Final = 8
