@@ -78,11 +78,17 @@ class Kind(enum.Enum):
     LOCK_STORE_NOT_CONFIGURED = enum.auto()
     LOCK_STORE_NOT_FOUND = enum.auto()
     ACTOR_NO_PLACEMENT = enum.auto()
+    ACTOR_STREAM_NEEDS_GRPC = enum.auto()
     CRYPTO_PROVIDERS_NOT_CONFIGURED = enum.auto()
+    CRYPTO_OPERATION = enum.auto()
     CONVERSATION_NOT_FOUND = enum.auto()
+    JOB_EMPTY = enum.auto()
+    JOB_NAME_EMPTY = enum.auto()
+    JOB_SCHEDULE_EMPTY = enum.auto()
     JOB_SCHEDULE = enum.auto()
     JOB_GET = enum.auto()
     JOB_DELETE = enum.auto()
+    JOB_LIST = enum.auto()
 
 
 class EdgeError(Exception):
