@@ -33,11 +33,13 @@ _BULK: Final[tuple[Header, ...]] = ((b"content-type", b"application/json"),)
 
 
 class Verdict(enum.Enum):
-    """What the app made of an event: done, not wanted, or it has no such route. Everything else is an error."""
+    """What the app made of an event: done, not wanted, it has no such route, or it has no deliveries at all (then the
+    event is done with, without a copy to the dead letters). Everything else is an error."""
 
     SUCCESS = "success"
     DROP = "drop"
     MISSING = "missing"
+    IGNORED = "ignored"
 
 
 class Event(NamedTuple):
@@ -75,7 +77,7 @@ class DeliveryFailed(DriverError):
 
 
 class AppDelivery(Protocol):
-    """A kind of subscriber: an HTTP app, later a gRPC app or an open stream."""
+    """A kind of subscriber: an HTTP app, a gRPC app or an open stream."""
 
     async def deliver(self, event: Event, path: str) -> Verdict:
         """Raises `DriverError` when the event has to be delivered again."""

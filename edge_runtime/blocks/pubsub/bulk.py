@@ -37,7 +37,12 @@ from edge_runtime.wire.cloudevents import CLOUD_EVENT, OCTET_STREAM, binary_even
 logger: Final = logging.getLogger("dapr.runtime.processor.subscription")
 
 IMMEDIATE: Final = "BULK_SUBSCRIBE_IMMEDIATE"
-_EVENT_STATUS: Final = {Verdict.SUCCESS: "success", Verdict.DROP: "drop", Verdict.MISSING: "drop"}
+_EVENT_STATUS: Final = {
+    Verdict.SUCCESS: "success",
+    Verdict.DROP: "drop",
+    Verdict.MISSING: "drop",
+    Verdict.IGNORED: "drop",
+}
 
 
 class _Slot:

@@ -76,7 +76,9 @@ _VERDICT_STATUS: Final = {
     Verdict.SUCCESS: ("success", ""),
     Verdict.DROP: ("drop", "success"),
     Verdict.MISSING: ("drop", ""),
+    Verdict.IGNORED: ("drop", ""),
 }
+_DONE: Final = frozenset({Verdict.SUCCESS, Verdict.IGNORED})
 
 
 class Routed(NamedTuple):
@@ -252,7 +254,7 @@ class Delivery:
         except DriverError as error:
             logger.warning("an event of topic %s on pubsub %s: %s", self.spec.topic, self.spec.pubsub, error)
             return Case.FAILED
-        return Case.DELIVERED if verdict is Verdict.SUCCESS else Case.DROPPED
+        return Case.DELIVERED if verdict in _DONE else Case.DROPPED
 
     async def _attempt(self, routed: Routed) -> Verdict:
         started = time.monotonic()

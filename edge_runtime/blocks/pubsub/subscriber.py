@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 import trio
 
@@ -19,6 +19,7 @@ from edge_runtime.blocks.pubsub.bulk import BulkDelivery
 from edge_runtime.blocks.pubsub.delivery import Delivery, IngressMetrics, Tools
 from edge_runtime.blocks.pubsub.publish import Publisher, random_id
 from edge_runtime.blocks.pubsub.rules import Rule
+from edge_runtime.blocks.pubsub.running import Running, open_nursery, stop_all
 from edge_runtime.blocks.pubsub.subscriptions import DiscoveryError, SubscriptionSpec, merge, read_programmatic
 from edge_runtime.model.errors import BodyTooLarge, DriverError
 from edge_runtime.model.http import Request
@@ -28,11 +29,7 @@ from edge_runtime.observability.trace import Tracer
 
 logger: Final = logging.getLogger("dapr.runtime.processor.subscription")
 
-DRAIN_LIMIT_S: Final = 30
 FIRST_ATTEMPT_LIMIT_S: Final = 5  # how long a start waits for brokers before it says that it is ready
-BACK_OFF_FIRST_S: Final = 0.5
-BACK_OFF_FACTOR: Final = 1.5
-BACK_OFF_MAX_S: Final = 60.0
 DISCOVERY_BYTES_MAX: Final = 4 * 2**20
 DISCOVERY_POLICY: Final = "DaprBuiltInInitializationRetries"
 
@@ -45,6 +42,14 @@ class Policies(Protocol):
     ) -> Policy: ...
 
     def builtin(self, name: str) -> Policy: ...
+
+
+@runtime_checkable
+class Lister(Protocol):
+    """A kind of app that has a call of its own for what it subscribes to."""
+
+    async def list_subscriptions(self) -> Sequence[SubscriptionSpec]:
+        """Raises `DriverError` when it may be asked again, `DiscoveryError` when its answer cannot be used."""
 
 
 class Subscriber:
@@ -67,12 +72,14 @@ class Subscriber:
         new_id: Callable[[], str] = random_id,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """Without a channel (an app that has no port) nothing is delivered. `app` is for apps that are not HTTP."""
+        """Without a channel (an app that has no port) nothing is delivered. `app` is for apps that are not HTTP; one
+        that can list its subscriptions is asked for them whenever it becomes healthy."""
         self._bindings = bindings
         self._app_id = app_id
         self._channel = channel
         self._policies = policies
         self._discovery = discovery
+        self._lister = app if isinstance(app, Lister) else None
         self._declarative = tuple(declarative)
         self._programmatic: Sequence[SubscriptionSpec] = ()
         delivery = app if app is not None or channel is None else HttpAppDelivery(channel, tracer)
@@ -82,9 +89,11 @@ class Subscriber:
             else Tools(delivery, publisher, policies, IngressMetrics(metrics, namespace), new_id, now)
         )
         self._discovered = False
+        self._listed = False  # the app has answered at least once
+        self._stale = False  # it has been unhealthy since
         self._refused = False  # discovery failed: nothing runs until the next resume
         self._paused = False
-        self._running: dict[tuple[str, str], _Running] = {}
+        self._running: dict[tuple[str, str], Running] = {}
         self._wake = trio.Event()
 
     # --- what should run ------------------------------------------------------------------------------------------
@@ -93,16 +102,26 @@ class Subscriber:
         """Ask the app, once, and let the subscriptions start. A failure is logged and stops all of this round."""
         if self._discovered:
             return
-        if self._channel is not None and self._discovery and self._bindings:
-            try:
-                self._programmatic = await self._ask(self._channel)
-            except (DiscoveryError, DriverError) as error:
-                logger.error("no subscription of app %s starts: %s", self._app_id, error)
-                self._refused = True
+        await self._discover()
         self._discovered = True
         self._wake.set()
 
+    async def _discover(self) -> None:
+        if self._channel is None or not self._discovery or not self._bindings:
+            return
+        try:
+            self._programmatic = await self._ask(self._channel)
+            self._listed = True
+        except (DiscoveryError, DriverError) as error:
+            if self._listed:
+                logger.error("app %s cannot be asked what it subscribes to; nothing changes: %s", self._app_id, error)
+            else:
+                logger.error("no subscription of app %s starts: %s", self._app_id, error)
+                self._refused = True
+
     async def _ask(self, channel: AppChannel) -> Sequence[SubscriptionSpec]:
+        if self._lister is not None:
+            return await self._policies.builtin(DISCOVERY_POLICY).run(self._lister.list_subscriptions)
         status, body = await self._policies.builtin(DISCOVERY_POLICY).run(lambda: self._get_subscribe(channel))
         if status == 200:
             return read_programmatic(body)
@@ -128,9 +147,10 @@ class Subscriber:
         self._wake.set()
 
     def resume(self) -> None:
-        """The app is healthy again. Discovery is not repeated."""
+        """The app is healthy again. An HTTP app is not asked a second time, a gRPC app is."""
         self._paused = False
         self._refused = False
+        self._stale = self._lister is not None
         self._wake.set()
 
     def replace_declarative(self, specs: Iterable[SubscriptionSpec]) -> None:
@@ -148,7 +168,7 @@ class Subscriber:
 
     def active(self) -> list[dict[str, Any]]:
         """The rows of the metadata API: all that is subscribed to, also while the app's health holds it up."""
-        return [_row(spec) for spec in self.wanted()]
+        return [row_of(spec) for spec in self.wanted()]
 
     # --- what runs ------------------------------------------------------------------------------------------------
 
@@ -160,11 +180,14 @@ class Subscriber:
         done = trio.CancelScope(shield=True)  # deliveries outlast the cancellation of this task
         async with trio.open_nursery() as outer:
             with trio.CancelScope(shield=True):  # at once; cancelled here, nobody would be left to end the shielded one
-                nursery = await outer.start(_open_nursery, done)
+                nursery = await outer.start(open_nursery, done)
             try:
                 started = False
                 while True:
                     self._wake = trio.Event()
+                    if self._stale:
+                        self._stale = False
+                        await self._discover()
                     await self._mend(nursery)
                     if not started:
                         task_status.started()
@@ -172,7 +195,7 @@ class Subscriber:
                     await self._wake.wait()
             finally:
                 with trio.CancelScope(shield=True):  # bounded by the drain limit within
-                    await _stop_all(self._running.values())
+                    await stop_all(self._running.values())
                 self._running.clear()
                 done.cancel()
 
@@ -183,7 +206,7 @@ class Subscriber:
             for key, running in self._running.items()
             if wanted.get(key) != running.spec or self._bindings.get(running.spec.pubsub) != running.binding
         }
-        await _stop_all(ending.values())
+        await stop_all(ending.values())
         for key in ending:  # only now: cancelled on the way, `run` still has to stop them
             del self._running[key]
         fresh = [spec for key, spec in wanted.items() if key not in self._running]
@@ -197,112 +220,21 @@ class Subscriber:
             return []
         return self.wanted()
 
-    def _start(self, spec: SubscriptionSpec, nursery: trio.Nursery) -> _Running | None:
+    def _start(self, spec: SubscriptionSpec, nursery: trio.Nursery) -> Running | None:
         binding = self._bindings.get(spec.pubsub)
         if binding is None:
             logger.error("subscription to topic %s: there is no pub/sub component %r", spec.topic, spec.pubsub)
             return None
         assert self._tools is not None
         delivery = (BulkDelivery if spec.bulk.enabled else Delivery)(spec, binding, self._tools)
-        running = self._running[spec.pubsub, spec.topic] = _Running(spec, binding, delivery)
+        running = self._running[spec.pubsub, spec.topic] = Running(spec, binding, delivery)
         nursery.start_soon(running.run)
         logger.info("app %s subscribes to topic %s on pubsub %s", self._app_id, spec.topic, spec.pubsub)
         return running
 
 
-async def _open_nursery(scope: trio.CancelScope, *, task_status: Any) -> None:
-    """A nursery that lives until `scope` is cancelled."""
-    with scope:
-        async with trio.open_nursery() as nursery:
-            task_status.started(nursery)
-            await trio.sleep_forever()
-
-
-async def _stop_all(subscriptions: Iterable[_Running]) -> None:
-    """Close them all at once, wait for what is in flight, then cancel."""
-    stopping = list(subscriptions)
-    for running in stopping:
-        running.delivery.gate.close()
-    if stopping:
-        logger.info("stopping subscriptions: %d, to topics %s", len(stopping), _topics(stopping))
-    with trio.move_on_after(DRAIN_LIMIT_S):
-        for running in stopping:
-            await running.delivery.gate.drained()
-    for running in stopping:
-        running.scope.cancel()
-
-
-def _topics(subscriptions: Iterable[_Running]) -> str:
-    return ", ".join(running.spec.topic for running in subscriptions)
-
-
-class _Running:
-    """One subscription and its task, which tries again for ever."""
-
-    def __init__(self, spec: SubscriptionSpec, binding: PubSubBinding, delivery: Delivery) -> None:
-        self.spec = spec
-        self.binding = binding
-        self.delivery = delivery
-        self.scope = trio.CancelScope()
-        self.tried = trio.Event()
-        self._delay_s = BACK_OFF_FIRST_S
-
-    def started(self, value: object = None) -> None:
-        """The driver's word that messages can arrive; this object is its `task_status`."""
-        self._delay_s = BACK_OFF_FIRST_S
-        self.tried.set()
-
-    async def run(self) -> None:
-        with self.scope:
-            while True:
-                # A supervised service: whatever a driver raises, the subscription is tried again.
-                reason = "the broker ended it"
-                try:
-                    await self._subscribe()
-                except* Exception as errors:
-                    reason = _reason_of(errors)
-                self.tried.set()
-                logger.error(
-                    "subscription to topic %s on pubsub %s: %s; next attempt in %.1f s",
-                    self.spec.topic,
-                    self.spec.pubsub,
-                    reason,
-                    self._delay_s,
-                )
-                await trio.sleep(self._delay_s)
-                self._delay_s = min(self._delay_s * BACK_OFF_FACTOR, BACK_OFF_MAX_S)
-
-    async def _subscribe(self) -> None:
-        spec, binding = self.spec, self.binding
-        if not binding.scopes.may_subscribe(spec.topic):
-            raise DriverError(f"the scopes of the component do not allow this app to subscribe to topic {spec.topic}")
-        async with trio.open_nursery() as nursery:
-            await nursery.start(self.delivery.run)
-            await binding.driver.subscribe(
-                binding.topic_prefix + spec.topic,
-                binding.consumer_group,
-                _driver_metadata(spec),
-                self.delivery.handle,
-                task_status=self,
-            )
-            nursery.cancel_scope.cancel()
-
-
-def _driver_metadata(spec: SubscriptionSpec) -> Mapping[str, str]:
-    """What the driver is told. A batch can only fill when as many messages as it takes may be under way at once."""
-    if not spec.bulk.enabled:
-        return spec.metadata
-    return {"concurrency": str(spec.bulk.count_max), **spec.metadata}
-
-
-def _reason_of(error: Exception) -> str:
-    """The first reason in what a nursery raised."""
-    while isinstance(error, ExceptionGroup):
-        error = error.exceptions[0]
-    return str(error) if isinstance(error, DriverError) else repr(error)
-
-
-def _row(spec: SubscriptionSpec) -> dict[str, Any]:
+def row_of(spec: SubscriptionSpec) -> dict[str, Any]:
+    """What the metadata API shows of a subscription."""
     row: dict[str, Any] = {"pubsubname": spec.pubsub, "topic": spec.topic}
     if spec.metadata:
         row["metadata"] = dict(spec.metadata)

@@ -69,7 +69,7 @@ def from_declared(declared: Subscription) -> SubscriptionSpec:
         tuple(rules),
         declared.metadata,
         declared.dead_letter_topic,
-        _with_defaults(bulk),
+        with_defaults(bulk),
         SubscriptionKind.DECLARATIVE,
         declared.name,
         declared.scopes,
@@ -130,7 +130,7 @@ def _read_item(value: Any) -> SubscriptionSpec:
         tuple(rules),
         item.texts("metadata"),
         item.text("deadLetterTopic"),
-        _with_defaults(
+        with_defaults(
             BulkSettings(bulk.flag("enabled"), bulk.integer("maxMessagesCount"), bulk.integer("maxAwaitDurationMs"))
         ),
         SubscriptionKind.PROGRAMMATIC,
@@ -142,7 +142,8 @@ def _read_rule(value: Any) -> Rule:
     return Rule(item.text("match"), item.text("path"))
 
 
-def _with_defaults(bulk: BulkSettings) -> BulkSettings:
+def with_defaults(bulk: BulkSettings) -> BulkSettings:
+    """The settings with the defaults for what was not given."""
     return BulkSettings(
         bulk.enabled,
         bulk.count_max if bulk.count_max > 0 else BULK_COUNT_MAX,
