@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from tools.benchmark import load, process
+from tools.benchmark.grpc_rows import GROUPS as GRPC_GROUPS
+from tools.benchmark.grpc_rows import GrpcBench, GrpcTarget
 
 VALUE = json.dumps({"id": 1, "text": "x" * 70}).encode()
 KEYS = 1_000
@@ -63,13 +65,10 @@ def measure(target: Target, connections: int, requests: int, make: load.Make, re
     return sorted(runs)[len(runs) // 2]
 
 
-class Bench:
+class Report:
     """The rows, made one after another."""
 
-    def __init__(self, target: Target, requests: int, repeats: int, only: Sequence[str]) -> None:
-        self.target = target
-        self.requests = requests
-        self.repeats = repeats
+    def __init__(self, only: Sequence[str]) -> None:
         self.only = only
         self.rows: list[Row] = []
 
@@ -80,6 +79,23 @@ class Bench:
         row = Row(name, value, unit, note)
         self.rows.append(row)
         print(f"  {name:<58} {'-' if value is None else f'{value:,.1f}':>12} {unit:<8} {note}", file=sys.stderr)
+
+    def memory(self, pid: int, when: str) -> None:
+        memory = process.memory(pid)
+        self.add(f"RSS {when}", memory.rss_kb / 1000, "MB")
+        self.add(f"private dirty {when}", memory.private_dirty_kb / 1000, "MB")
+        self.add(f"PSS {when}", memory.pss_kb / 1000, "MB")
+
+
+class Bench:
+    """The rows of the HTTP API."""
+
+    def __init__(self, report: Report, target: Target, requests: int, repeats: int) -> None:
+        self.target = target
+        self.requests = requests
+        self.repeats = repeats
+        self.wants = report.wants
+        self.add = report.add
 
     def _measure(self, connections: int, make: load.Make, requests: int | None = None) -> Measurement:
         return measure(self.target, connections, requests or self.requests, make, self.repeats)
@@ -133,12 +149,6 @@ class Bench:
         for connections in (1, 16, 64):
             make = lambda _: load.request("POST", path, VALUE, token=self.target.token)  # noqa: E731
             self._row(f"invocation, small body, {connections} connections", self._measure(connections, make), (200,))
-
-    def idle_memory(self, when: str) -> None:
-        memory = process.memory(self.target.pid)
-        self.add(f"RSS {when}", memory.rss_kb / 1000, "MB")
-        self.add(f"private dirty {when}", memory.private_dirty_kb / 1000, "MB")
-        self.add(f"PSS {when}", memory.pss_kb / 1000, "MB")
 
     def large_bodies(self, size: int) -> None:
         """Memory while a large body goes through, both ways; the peak of many looks."""
@@ -235,10 +245,11 @@ def child(command: Sequence[str], environment: Mapping[str, str], log: Path) -> 
             running.wait()
 
 
-def daprd_command(app_port: int, port: int, directory: str, app_id: str = "bench") -> list[str]:
+def daprd_command(app_port: int, port: int, directory: str, app_id: str = "bench", grpc_port: int = 0) -> list[str]:
+    grpc = str(grpc_port or free_port())
     return [
         *(sys.executable, "-m", "edge_runtime", "daprd", "--app-id", app_id, "--app-port", str(app_port)),
-        *("--dapr-http-port", str(port), "--dapr-grpc-port", str(free_port()), "--metrics-port", str(free_port())),
+        *("--dapr-http-port", str(port), "--dapr-grpc-port", grpc, "--metrics-port", str(free_port())),
         *("--dapr-listen-addresses", "127.0.0.1", "--state-dir", directory),
         # Off for the 1 GB body: what is measured there is streaming, not the limit.
         *("--max-body-size", "0"),
@@ -285,8 +296,8 @@ def memory_per_app(directory: str, apps: int) -> float:
     return (sizes[1] - sizes[0]) / apps / 1000
 
 
-def run_all(bench: Bench, directory: str) -> None:
-    bench.idle_memory("idle")
+def run_all(bench: Bench, report: Report, directory: str) -> None:
+    report.memory(bench.target.pid, "idle")
     if bench.wants("health"):
         bench.health()
     if bench.wants("read"):
@@ -297,49 +308,140 @@ def run_all(bench: Bench, directory: str) -> None:
         bench.publish()
     if bench.wants("invoke"):
         bench.invoke()
-    bench.idle_memory("after that load")
+    report.memory(bench.target.pid, "after that load")
+
+
+def pin_apart(node: int, app: int) -> None:
+    """The node on one core; its app and the load on the other."""
+    process.pin(node, 0)
+    process.pin(app, 1)
+    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[-1]})
+
+
+COMPONENTS = {"memstore": "state.in-memory", "statestore": "state.sqlite", "pubsub": "pubsub.sqlite"}
+
+
+def grpc_rows(options: argparse.Namespace, report: Report, directory: str) -> None:
+    """A node of its own, whose app speaks gRPC."""
+    resources, state = folder(directory, "resources"), folder(directory, "grpc")
+    for name, kind in COMPONENTS.items():
+        head = f"apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {{name: {name}}}\n"
+        Path(resources, f"{name}.yaml").write_text(f"{head}spec: {{type: {kind}, version: v1}}\n")
+    app_port, port, grpc_port = free_port(), free_port(), free_port()
+    app = [sys.executable, "-m", "tools.benchmark.grpc_app", str(app_port)]
+    command = daprd_command(app_port, port, state, grpc_port=grpc_port)
+    command += ["--app-protocol", "grpc", "--resources-path", resources]
+    with child(app, os.environ, Path(directory, "grpc-app.log")) as other:
+        with child(command, os.environ, Path(directory, "grpc-node.log")) as node:
+            wait_for(port, "/v1.0/healthz", node.pid)
+            time.sleep(1)
+            pin_apart(node.pid, other.pid)
+            if report.wants("grpc-idle"):
+                report.memory(node.pid, "idle, the app speaks gRPC")
+            target = GrpcTarget(("127.0.0.1", grpc_port), node.pid, "bench", ("memstore", "statestore"), "pubsub", "")
+            run_grpc(GrpcBench(report, target, VALUE, options.requests, options.repeats), report, options)
+            report.memory(node.pid, "after that gRPC load")
+
+
+def run_grpc(grpc: GrpcBench, report: Report, options: argparse.Namespace) -> None:
+    grpc.run()
+    if report.wants("grpc-large"):
+        grpc.large(options.large_bytes)
+
+
+def grpc_idle(report: Report, directory: str) -> None:
+    """What the first gRPC call adds to a node without an app."""
+    port, grpc_port = free_port(), free_port()
+    command = daprd_command(0, port, folder(directory, "grpc-idle"), grpc_port=grpc_port)
+    with child(command, os.environ, Path(directory, "grpc-idle.log")) as node:
+        wait_for(port, "/v1.0/healthz", node.pid)
+        time.sleep(1)
+        target = GrpcTarget(("127.0.0.1", grpc_port), node.pid, "bench", (), "", "")
+        before_and_after_first_call(report, target)
+
+
+def before_and_after_first_call(report: Report, target: GrpcTarget) -> None:
+    report.memory(target.pid, "idle, no gRPC call yet")
+    GrpcBench(report, target, VALUE, 1, 1).first_call()
+    time.sleep(1)
+    report.memory(target.pid, "idle, after the first gRPC call")
+
+
+def folder(directory: str, name: str) -> str:
+    path = Path(directory, name)
+    path.mkdir()
+    return str(path)
 
 
 def run_own(options: argparse.Namespace) -> list[Row]:
+    report = Report(options.only)
     with tempfile.TemporaryDirectory(prefix="edge-bench-", dir=options.directory) as directory:
-        app_port, port = free_port(), free_port()
-        app = [sys.executable, "-m", "tools.benchmark.app", str(app_port)]
-        with child(app, os.environ, Path(directory, "app.log")) as echo:
-            with child(daprd_command(app_port, port, directory), os.environ, Path(directory, "node.log")) as node:
-                wait_for(port, "/v1.0/healthz", node.pid)
-                time.sleep(1)
-                process.pin(node.pid, 0)
-                process.pin(echo.pid, 1)
-                os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[-1]})
-                target = Target(("127.0.0.1", port), node.pid, "bench", "statestore", "pubsub", "")
-                bench = Bench(target, options.requests, options.repeats, options.only)
-                run_all(bench, directory)
-                if bench.wants("large"):
-                    bench.large_bodies(options.large_bytes)
-            if bench.wants("start"):
-                times = start_times(directory, app_port, 9)
-                bench.add("start to healthy, median of 9", times[4], "ms", f"{times[0]:.0f} to {times[-1]:.0f}")
-            if bench.wants("apps"):
-                bench.add("RSS per further app on the node", memory_per_app(directory, 10), "MB", "10 apps")
-        return bench.rows
+        if not options.only or set(options.only) - set(GRPC_GROUPS):
+            http_rows(options, report, directory)
+        if report.wants("grpc-idle"):
+            grpc_idle(report, directory)
+        if any(report.wants(group) for group in GRPC_GROUPS):
+            grpc_rows(options, report, directory)
+    return report.rows
+
+
+def http_rows(options: argparse.Namespace, report: Report, directory: str) -> None:
+    app_port, port = free_port(), free_port()
+    app = [sys.executable, "-m", "tools.benchmark.app", str(app_port)]
+    with child(app, os.environ, Path(directory, "app.log")) as echo:
+        with child(daprd_command(app_port, port, directory), os.environ, Path(directory, "node.log")) as node:
+            wait_for(port, "/v1.0/healthz", node.pid)
+            time.sleep(1)
+            pin_apart(node.pid, echo.pid)
+            target = Target(("127.0.0.1", port), node.pid, "bench", "statestore", "pubsub", "")
+            bench = Bench(report, target, options.requests, options.repeats)
+            run_all(bench, report, directory)
+            if report.wants("large"):
+                bench.large_bodies(options.large_bytes)
+        if report.wants("start"):
+            times = start_times(directory, app_port, 9)
+            report.add("start to healthy, median of 9", times[4], "ms", f"{times[0]:.0f} to {times[-1]:.0f}")
+        if report.wants("apps"):
+            report.add("RSS per further app on the node", memory_per_app(directory, 10), "MB", "10 apps")
 
 
 def run_other(options: argparse.Namespace) -> list[Row]:
-    url = urlsplit(options.url)
-    address = (url.hostname or "127.0.0.1", url.port or 3500)
-    target = Target(address, options.pid, options.app_id, options.store, options.pubsub, options.token)
-    bench = Bench(target, options.requests, options.repeats, options.only)
-    run_all(bench, options.directory)
-    if "large" in options.only:
-        bench.large_bodies(options.large_bytes)
-    return bench.rows
+    report = Report(options.only)
+    if options.url is not None:
+        url = urlsplit(options.url)
+        address = (url.hostname or "127.0.0.1", url.port or 3500)
+        target = Target(address, options.pid, options.app_id, options.store, options.pubsub, options.token)
+        bench = Bench(report, target, options.requests, options.repeats)
+        run_all(bench, report, options.directory)
+        if "large" in options.only:
+            bench.large_bodies(options.large_bytes)
+    if options.grpc is not None:
+        run_other_grpc(options, report)
+    return report.rows
+
+
+def run_other_grpc(options: argparse.Namespace, report: Report) -> None:
+    host, _, port = options.grpc.rpartition(":")
+    stores = (options.store,)
+    target = GrpcTarget((host, int(port)), options.pid, options.app_id, stores, options.pubsub, options.token)
+    if "grpc-idle" in options.only:
+        before_and_after_first_call(report, target)
+    grpc = GrpcBench(report, target, VALUE, options.requests, options.repeats)
+    grpc.run()
+    if "grpc-large" in options.only:
+        grpc.large(options.large_bytes)
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tools/bench", description=__doc__)
     parser.add_argument("--url", help="a sidecar that runs already, e.g. http://127.0.0.1:3500; needs --pid")
     parser.add_argument("--pid", type=int, help="the process whose CPU time and memory are read")
-    parser.add_argument("--app-id", default="bench", help="its app, which must answer POST /echo (tools.benchmark.app)")
+    parser.add_argument("--grpc", help="the same by its gRPC port, e.g. 127.0.0.1:50001; needs --pid")
+    parser.add_argument(
+        "--app-id",
+        default="bench",
+        help="its app: tools.benchmark.app for HTTP rows, tools.benchmark.grpc_app for gRPC",
+    )
     parser.add_argument("--store", default="statestore")
     parser.add_argument("--pubsub", default="pubsub")
     parser.add_argument("--token", default=os.environ.get("DAPR_API_TOKEN", ""))
@@ -349,15 +451,15 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--only",
         action="append",
         default=[],
-        choices=("health", "read", "write", "publish", "invoke", "large", "start", "apps"),
+        choices=("health", "read", "write", "publish", "invoke", "large", "start", "apps", *GRPC_GROUPS),
         help="may be repeated; everything when left out",
     )
     parser.add_argument("--large-bytes", type=int, default=1_000_000_000)
     parser.add_argument("--directory", default=None, help="where the databases go; its disk is what is measured")
     parser.add_argument("--json", action="store_true", help="the rows on standard output as JSON")
     options = parser.parse_args(argv)
-    if (options.url is None) != (options.pid is None):
-        parser.error("--url and --pid go together")
+    if (options.url is None and options.grpc is None) != (options.pid is None):
+        parser.error("--url or --grpc goes together with --pid")
     options.directory = options.directory or tempfile.gettempdir()
     return options
 
@@ -372,7 +474,7 @@ def table(rows: Sequence[Row]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = arguments(argv)
-    rows = run_own(options) if options.url is None else run_other(options)
+    rows = run_own(options) if options.pid is None else run_other(options)
     document: list[dict[str, Any]] = [row._asdict() for row in rows]
     print(json.dumps(document, indent=2) if options.json else table(rows))
     return 0
