@@ -10,6 +10,7 @@ from edge_runtime.model.errors import EdgeError, Kind
 
 EXTENDED_ENTRIES_MAX: Final = 1_000
 EXTENDED_CHARACTERS_MAX: Final = 2**23
+PLACEMENT: Final = "placement: disconnected"
 
 
 class LoadedComponent(NamedTuple):
@@ -64,6 +65,11 @@ class Metadata:
             raise _too_much(f"{EXTENDED_CHARACTERS_MAX} characters of metadata")
         self._extended[key] = value
 
+    @property
+    def extended(self) -> dict[str, str]:
+        """The free entries with what is always among them."""
+        return {**self._extended, "daprRuntimeVersion": self.runtime_version}
+
     def document(self) -> dict[str, Any]:
         """The JSON of `GET /v1.0/metadata`: empty fields are left out unless Dapr always shows them."""
         document: dict[str, Any] = {
@@ -71,7 +77,7 @@ class Metadata:
             "runtimeVersion": self.runtime_version,
             "enabledFeatures": list(self.features),
             "components": [_component(component) for component in self.components],
-            "extended": {**self._extended, "daprRuntimeVersion": self.runtime_version},
+            "extended": self.extended,
             "subscriptions": [dict(row) for row in self.subscriptions()],
             "httpEndpoints": [{"name": name} for name in self.endpoints],
             "resiliencies": [{"name": name} for name in self.resiliencies],
@@ -81,7 +87,7 @@ class Metadata:
         shown["actorRuntime"] = {
             "runtimeStatus": "DISABLED",
             "hostReady": False,
-            "placement": "placement: disconnected",
+            "placement": PLACEMENT,
         }
         shown["scheduler"] = {}
         shown["workflows"] = {}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import base64
-import time
 from typing import Any, Final
 
 import msgspec
 
 from edge_runtime.api.http import state_body
 from edge_runtime.api.http.routes import NO_CONTENT, Call, Route, json_response
-from edge_runtime.blocks.state import NO_METADATA, DeleteItem, Hit
+from edge_runtime.blocks.state import NO_METADATA, DeleteItem, Hit, expire_time
 from edge_runtime.model.errors import EdgeError, Kind
 from edge_runtime.model.http import Body, Header, Response
 from edge_runtime.wire.exact_json import NotJson, compact, is_utf8
@@ -29,7 +28,7 @@ async def _get(call: Call) -> Response:
     etag = (b"etag", item.etag.encode())
     if item.expires_at is None:
         return Response(200, (_JSON, etag), Body(item.value))
-    expiry = (b"metadata.ttlExpireTime", _rfc3339(item.expires_at).encode())
+    expiry = (b"metadata.ttlExpireTime", expire_time(item.expires_at).encode())
     return Response(200, (_JSON, etag, expiry), Body(item.value))
 
 
@@ -111,7 +110,7 @@ def _shown(hit: Hit, *, with_metadata: bool) -> dict[str, Any]:
     if hit.etag:
         shown["etag"] = hit.etag
     if hit.expires_at is not None:
-        metadata["ttlExpireTime"] = _rfc3339(hit.expires_at)
+        metadata["ttlExpireTime"] = expire_time(hit.expires_at)
     if metadata and with_metadata:
         shown["metadata"] = metadata
     return shown
@@ -125,10 +124,6 @@ def _data(value: bytes) -> tuple[Any, str]:
         return msgspec.Raw(compact(value)), ""
     except NotJson:
         return value.decode(), "text"
-
-
-def _rfc3339(unix_s: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(unix_s))
 
 
 _WRITE: Final = ("POST", "PUT")

@@ -93,6 +93,23 @@ class Publisher:
         except KeyError:
             raise EdgeError(Kind.PUBSUB_NOT_FOUND, f"pubsub {pubsub} is not found", metadata=dict(metadata)) from None
 
+    def require(self, pubsub: str, topic: str, metadata: Mapping[str, str] = NO_METADATA) -> None:
+        """What a message that names its component and topic itself is checked for, in Dapr's order."""
+        if not self._components:
+            raise self._refusal(Kind.PUBSUB_NOT_CONFIGURED, pubsub, f"pubsub {pubsub} is not configured")
+        if not pubsub:
+            raise self._refusal(Kind.PUBSUB_NAME_EMPTY, pubsub, "pubsub name is empty")
+        if not topic:
+            raise self._refusal(Kind.PUBSUB_TOPIC_EMPTY, pubsub, f"topic is empty in pubsub {pubsub}")
+        if pubsub not in self._components:
+            raise self._refusal(Kind.PUBSUB_NOT_FOUND, pubsub, f"pubsub {pubsub} is not found")
+        if metadata:
+            try:
+                is_raw(metadata)
+            except ValueError as error:
+                text = f"failed deserializing metadata. Error: {error}"
+                raise self._refusal(Kind.PUBSUB_METADATA, pubsub, text, error) from None
+
     async def publish(
         self,
         pubsub: str,
@@ -239,6 +256,10 @@ class Publisher:
         return attempt.failures
 
     # --- refusals ---------------------------------------------------------------------------------------------------
+
+    def _refusal(self, kind: Kind, pubsub: str, text: str, error: Exception | None = None) -> EdgeError:
+        metadata = {"appID": self._app_id} if error is None else {"appID": self._app_id, "error": str(error)}
+        return pubsub_error(kind, pubsub, text, metadata)
 
     def _check_scope(self, binding: PubSubBinding, topic: str) -> None:
         if not binding.scopes.may_publish(topic):

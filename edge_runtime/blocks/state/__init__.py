@@ -3,7 +3,7 @@
 from edge_runtime.blocks.state.binding import BoundStore, OutboxSettings, bind_store, driver_metadata
 from edge_runtime.blocks.state.block import GuardedStore, State
 from edge_runtime.blocks.state.outbox import Outbox, OutboxPort
-from edge_runtime.blocks.state.requests import NO_METADATA, DeleteItem, Hit, Operation, Page, SaveItem
+from edge_runtime.blocks.state.requests import NO_METADATA, DeleteItem, Hit, Operation, Page, SaveItem, expire_time
 
 __all__ = [
     "NO_METADATA",
@@ -20,4 +20,5 @@ __all__ = [
     "State",
     "bind_store",
     "driver_metadata",
+    "expire_time",
 ]

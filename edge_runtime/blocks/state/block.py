@@ -189,7 +189,7 @@ class State:
             await _each(store, keys, requests, store.store.bulk_delete)
         except DriverError as error:
             self._measure(store.failed["bulk_delete"], begun)
-            raise failures.delete_failed(", ".join(keys), error) from error
+            raise failures.bulk_delete_failed(store_name, error) from error
         self._measure(store.passed["bulk_delete"], begun)
 
     def require_transactions(self, store_name: str) -> None:

@@ -37,6 +37,13 @@ def delete_failed(key: str, error: Exception) -> EdgeError:
     return EdgeError(kind, f"failed deleting state with key {key}: {text}")
 
 
+def bulk_delete_failed(store: str, error: Exception) -> EdgeError:
+    kind, text = _classified(
+        error, Kind.STATE_BULK_DELETE, Kind.STATE_BULK_DELETE_ETAG_INVALID, Kind.STATE_BULK_DELETE_ETAG_MISMATCH
+    )
+    return EdgeError(kind, f"failed deleting state in state store {store}: {text}")
+
+
 def transaction_failed(error: Exception) -> EdgeError:
     _, text = _classified(error, Kind.STATE_TRANSACTION, Kind.STATE_TRANSACTION, Kind.STATE_TRANSACTION)
     return EdgeError(Kind.STATE_TRANSACTION, f"error while executing state transaction: {text}")

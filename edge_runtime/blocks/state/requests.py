@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping
 from typing import Final, Literal, NamedTuple
 
@@ -78,3 +79,8 @@ def ttl_s(metadata: Mapping[str, str]) -> int | None:
     if not -1 <= seconds <= _TTL_MAX_S:
         raise BadMetadata(f"incorrect value for metadata 'ttlInSeconds': {seconds} must be from -1 to {_TTL_MAX_S}")
     return seconds if seconds > 0 else None
+
+
+def expire_time(unix_s: float) -> str:
+    """When a value expires, as the response metadata `ttlExpireTime` says it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(unix_s))

@@ -269,7 +269,7 @@ async def test_bulk_delete_removes() -> None:
     await state.save("store", [SaveItem("a", b"1"), SaveItem("b", b"1")])
     await state.bulk_delete("store", [])
     error = await raised(state.bulk_delete("store", [DeleteItem("a"), DeleteItem("b", "9")]))
-    assert error.kind is Kind.STATE_DELETE_ETAG_MISMATCH
+    assert error.kind is Kind.STATE_BULK_DELETE_ETAG_MISMATCH
     await state.bulk_delete("store", [DeleteItem("b")])
     assert not store.rows
 
