@@ -1,0 +1,29 @@
+"""The services of the gRPC API: Dapr's rpcs, put together from a mixin an area."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from edge_runtime.api.grpc.metadata import MetadataRpcs
+from edge_runtime.api.grpc.pubsub import PubSubRpcs
+from edge_runtime.api.grpc.secrets import SecretsRpcs
+from edge_runtime.api.grpc.state import StateRpcs
+from edge_runtime.proto.dapr.proto.runtime.v1.dapr_grpc import DaprBase
+
+if TYPE_CHECKING:
+    from edge_runtime.api.blocks import Blocks
+
+
+class Dapr(StateRpcs, PubSubRpcs, SecretsRpcs, MetadataRpcs, DaprBase):
+    """Every rpc of `dapr.proto.runtime.v1.Dapr`."""
+
+    def __init__(self, blocks: Blocks) -> None:
+        self.blocks = blocks
+
+
+Dapr.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
+
+
+def services_of(blocks: Blocks) -> tuple[Any, ...]:
+    """Everything that the gRPC port of an app serves itself."""
+    return (Dapr(blocks),)
