@@ -79,6 +79,7 @@ class Kind(enum.Enum):
     LOCK_STORE_NOT_FOUND = enum.auto()
     ACTOR_NO_PLACEMENT = enum.auto()
     ACTOR_STREAM_NEEDS_GRPC = enum.auto()
+    ACTOR_STREAM_FIRST_MESSAGE = enum.auto()
     CRYPTO_PROVIDERS_NOT_CONFIGURED = enum.auto()
     CRYPTO_OPERATION = enum.auto()
     CONVERSATION_NOT_FOUND = enum.auto()

@@ -10,6 +10,17 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from edge_runtime.api.http.routes import Call, Route, malformed
+from edge_runtime.api.unconfigured import (
+    NO_CONFIGURATION,
+    NO_CRYPTO,
+    NO_LOCK,
+    NO_PLACEMENT,
+    NO_SCHEDULER,
+    NO_SUBTLE,
+    binding_failed,
+    no_conversation,
+    no_expiry,
+)
 from edge_runtime.model.errors import EdgeError, Kind
 from edge_runtime.model.http import Response
 from edge_runtime.wire.exact_json import NULL, NotJson, decode, first_value, folded
@@ -62,16 +73,14 @@ async def invoke_binding(call: Call) -> Response:
         decode(fields.get("metadata", NULL), dict[str, str | None] | None)
     except NotJson as error:
         raise malformed(str(error)) from None
-    reason = f"couldn't find output binding {name}" if operation else _NO_OPERATION
-    raise EdgeError(Kind.BINDING_INVOKE, f"error invoking output binding {name}: {reason}")
+    raise EdgeError(Kind.BINDING_INVOKE, binding_failed(name, operation))
 
 
 async def try_lock(call: Call) -> Response:
     """The expiry is looked at before it is known whether there is any store."""
     message = await call.message()
     if _whole_number(message.get("expiryInSeconds", message.get("expiry_in_seconds"))) <= 0:
-        text = f"ExpiryInSeconds is not positive in lock store {call.params[0]}"
-        raise EdgeError(Kind.MALFORMED_REQUEST, text)
+        raise EdgeError(Kind.MALFORMED_REQUEST, no_expiry(call.params[0]))
     return await _LOCK(call)
 
 
@@ -89,14 +98,12 @@ def _whole_number(value: Any) -> int:
     raise malformed("expiryInSeconds: expected a whole number")
 
 
-_NO_OPERATION = "operation field is missing from request"
-_NO_SCHEDULER = "the scheduler is not configured on this node"
-_ACTORS = _refuse(Kind.ACTOR_NO_PLACEMENT, "placement service is not configured")
-_CONFIGURATION = _refuse(Kind.CONFIGURATION_STORE_NOT_CONFIGURED, "configuration stores not configured")
-_LOCK = _refuse(Kind.LOCK_STORE_NOT_CONFIGURED, "lock store is not configured")
-_CRYPTO = _refuse(Kind.CRYPTO_PROVIDERS_NOT_CONFIGURED, "crypto providers not configured")
-_SUBTLE = _after_message(_refuse(Kind.API_UNIMPLEMENTED, "this API is currently not implemented"))
-_CONVERSATION = _after_message(_refuse(Kind.CONVERSATION_NOT_FOUND, "failed finding conversation component {0}"))
+_ACTORS = _refuse(Kind.ACTOR_NO_PLACEMENT, NO_PLACEMENT)
+_CONFIGURATION = _refuse(Kind.CONFIGURATION_STORE_NOT_CONFIGURED, NO_CONFIGURATION)
+_LOCK = _refuse(Kind.LOCK_STORE_NOT_CONFIGURED, NO_LOCK)
+_CRYPTO = _refuse(Kind.CRYPTO_PROVIDERS_NOT_CONFIGURED, NO_CRYPTO)
+_SUBTLE = _after_message(_refuse(Kind.API_UNIMPLEMENTED, NO_SUBTLE))
+_CONVERSATION = _after_message(_refuse(Kind.CONVERSATION_NOT_FOUND, no_conversation("{0}")))
 _WORKFLOW_VERB = _after_message(_ACTORS)
 _WORKFLOW_INPUT = _after_body(_ACTORS)
 
@@ -163,15 +170,15 @@ ROUTES: tuple[Route, ...] = (
     ),
     *_rows(
         ("POST",), _STABLE_ALPHA, "jobs/{name}", "jobs", "ScheduleJob",
-        _after_message(_refuse(Kind.JOB_SCHEDULE, f"failed to schedule job due to: {_NO_SCHEDULER}")),
+        _after_message(_refuse(Kind.JOB_SCHEDULE, f"failed to schedule job due to: {NO_SCHEDULER}")),
     ),
     *_rows(
         ("GET",), _STABLE_ALPHA, "jobs/{name}", "jobs", "GetJob",
-        _refuse(Kind.JOB_GET, f"failed to get job due to: {_NO_SCHEDULER}"),
+        _refuse(Kind.JOB_GET, f"failed to get job due to: {NO_SCHEDULER}"),
     ),
     *_rows(
         ("DELETE",), _STABLE_ALPHA, "jobs/{name}", "jobs", "DeleteJob",
-        _refuse(Kind.JOB_DELETE, f"failed to delete job due to: {_NO_SCHEDULER}"),
+        _refuse(Kind.JOB_DELETE, f"failed to delete job due to: {NO_SCHEDULER}"),
     ),
     *_rows(
         ("POST",), ("v1.0-alpha1", "v1.0-alpha2"), "conversation/{name}/converse", "conversation", "Converse",
