@@ -1,7 +1,7 @@
 """gRPC calls on the streams of an HTTP/2 server: what `net/http2` gives, a handler gets as a `ServerCall`.
 
-Plan: the head of a stream is checked as grpc-go checks it, in its order and with its words, because that is what clients
-of Dapr meet. A unary call whose request came whole takes no wait: `request_now`, then `reply`, which leaves headers,
+Plan: the head of a stream is checked as grpc-go checks it, in its order and with its words, because that is what Dapr's
+clients meet. A unary call whose request came whole takes no wait: `request_now`, then `reply`, which leaves headers,
 message and trailers behind in one turn. A cancel scope exists only for a call that came with a deadline. Whatever goes
 wrong in a call becomes its status and stays there.
 """
@@ -113,6 +113,10 @@ class ServerCall:
         if self._metadata is None:
             self._metadata = decode_metadata(self._stream.headers)
         return self._metadata
+
+    @metadata.setter
+    def metadata(self, metadata: list[tuple[str, str | bytes]]) -> None:
+        self._metadata = metadata
 
     def get(self, name: str) -> str | bytes | None:
         """The first value of a lower-case name; bytes when the name ends in `-bin`."""
@@ -244,8 +248,7 @@ class ServerCall:
         try:
             return inflate(data, self._limits.receive_max)
         except MessageTooLarge as error:
-            text = f"grpc: received message after decompression larger than max ({error.size} vs. {error.limit})"
-            raise GRPCError(Status.RESOURCE_EXHAUSTED, text) from None
+            raise GRPCError(Status.RESOURCE_EXHAUSTED, str(error)) from None
         except BadGzip as error:
             raise GRPCError(Status.INTERNAL, f"grpc: failed to decompress the received message: {error}") from None
 
@@ -322,7 +325,7 @@ class ServerCall:
     async def send_trailing_metadata(
         self, status: Status = Status.OK, message: str = "", details: bytes | None = None, metadata: Pairs = ()
     ) -> None:
-        """The status, and with it the end; never waits. Without headers and messages before it nothing else goes out."""
+        """The status, and with it the end; never waits. Without headers before it, it goes out with them as one."""
         self.finish(status.value, message, details, metadata)
 
     def finish(self, code: int, message: str = "", details: bytes | None = None, metadata: Pairs = ()) -> None:
@@ -439,10 +442,7 @@ def _is_plain(fields: dict[bytes, bytes]) -> bool:
     """True for the head that nearly every call has, of which no field need be looked at."""
     if fields.get(b"content-type") != _CONTENT_TYPE or fields.get(b":method") != b"POST":
         return False
-    for name in fields:
-        if name[-4:] == b"-bin":
-            return False
-    return True
+    return b"-bin" not in b" ".join(fields)
 
 
 def _check(stream: Stream, fields: dict[bytes, bytes]) -> bool:

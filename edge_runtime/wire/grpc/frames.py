@@ -14,12 +14,11 @@ Frame = tuple[bool, bytes]  # whether the message is compressed, and its bytes
 
 
 class MessageTooLarge(Exception):
-    """A message announces, or has, more bytes than are taken."""
+    """A message announces more bytes than are taken, or inflates to more."""
 
-    def __init__(self, size: int, limit: int) -> None:
-        super().__init__(f"grpc: received message larger than max ({size} vs. {limit})")
-        self.size = size
-        self.limit = limit
+    def __init__(self, size: int, limit: int, *, inflated: bool = False) -> None:
+        when = " after decompression" if inflated else ""
+        super().__init__(f"grpc: received message{when} larger than max ({size} vs. {limit})")
 
 
 class BadFrame(Exception):

@@ -28,7 +28,7 @@ def inflate(data: bytes, bytes_max: int) -> bytes:
         pieces.append(piece)
         room -= len(piece)
         if room <= 0:
-            raise MessageTooLarge(bytes_max + 1, bytes_max)
+            raise MessageTooLarge(bytes_max + 1, bytes_max, inflated=True)
         if not inflater.eof:
             raise BadGzip("unexpected EOF")
         data = inflater.unused_data
