@@ -42,7 +42,8 @@ _LISTED: Final = "/dapr.proto.runtime."
 _NO_TARGET: Final = "failed to proxy request: required metadata dapr-callee-app-id or dapr-app-id not found"
 _OK, _CANCELLED, _UNKNOWN, _DEADLINE_EXCEEDED = 0, 1, 2, 4
 
-Proxy = Callable[["ServerCall", Trace], Awaitable[None]]
+# Passes a call on and its answer back; the code that it ended with.
+Proxy = Callable[["ServerCall", Trace], Awaitable[int]]
 
 
 class Service(Protocol):
@@ -146,11 +147,11 @@ class GrpcFace:
             if rpc is not None:
                 stream.bind(rpc.handler)
                 await rpc.handler.func(stream)
+                code = _OK
             elif self._proxy is not None:
-                await self._proxy(stream, trace)
+                code = await self._proxy(stream, trace)
             else:
                 raise GRPCError(Status.UNKNOWN, _NO_TARGET)
-            code = _OK
         except EdgeError as error:
             refusal = grpc_error(error)
             code = refusal.status.value

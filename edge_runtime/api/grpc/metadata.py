@@ -23,7 +23,6 @@ from edge_runtime.proto.dapr.proto.runtime.v1.metadata_pb2 import (
     PubsubSubscription,
     PubsubSubscriptionRule,
     PubsubSubscriptionRules,
-    PubsubSubscriptionType,
     RegisteredComponents,
     SetMetadataRequest,
 )
@@ -82,7 +81,7 @@ def _subscription(row: Mapping[str, Any]) -> PubsubSubscription:
         metadata=row.get("metadata"),
         rules=PubsubSubscriptionRules(rules=rules),
         dead_letter_topic=row["deadLetterTopic"],
-        type=PubsubSubscriptionType.Value(row["type"]),
+        type=row["type"],
     )
 
 

@@ -9,17 +9,19 @@ kept as `.unary`, because it has the request at hand and sends the reply itself.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edge_runtime.model.trace import NO_TRACE, Trace
 
 if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
     from edge_runtime.net.grpc.server import ServerCall
 
 S = TypeVar("S")
 Request = TypeVar("Request")
-Reply = TypeVar("Reply")
+Reply = TypeVar("Reply", bound="Message")
 Pair = tuple[str, str | bytes]
 
 
@@ -60,7 +62,7 @@ class RpcCall:
 
 def unary(
     function: Callable[[S, RpcCall, Request], Awaitable[Reply]],
-) -> Callable[[S, ServerCall], Awaitable[None]]:
+) -> Callable[[S, ServerCall], Coroutine[Any, Any, None]]:
     """The method as a handler of streams; `.unary` is the function itself."""
 
     async def serve(self: S, stream: ServerCall) -> None:
