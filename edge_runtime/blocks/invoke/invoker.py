@@ -245,10 +245,10 @@ class Invoker:
         headers.extend(added)
         return headers
 
-    def introduction(self, callee: Callee) -> tuple[Header, ...]:
-        """What a gRPC callee is told of the call besides its trace: who calls whom and, of another app, from where."""
+    def introduction(self, callee: Callee, *, forwarded: bool = True) -> tuple[Header, ...]:
+        """What a gRPC app is told beside the trace: who calls whom and, `forwarded`, from where another app does."""
         identity = self._identity(callee.peer.app_id)
-        return identity if callee.own else identity + self._forwarding
+        return identity + self._forwarding if forwarded and not callee.own else identity
 
     def _identity(self, callee: str) -> tuple[Header, ...]:
         known = self._identities.get(callee)

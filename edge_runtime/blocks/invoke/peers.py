@@ -7,6 +7,7 @@ from urllib.parse import unquote_to_bytes
 
 import trio
 
+from edge_runtime.blocks.invoke.grpc_app import GrpcApp
 from edge_runtime.model.ports import AppChannel
 from edge_runtime.observability.metrics import Metrics
 from edge_runtime.security.access import AccessPolicy, Caller
@@ -17,9 +18,12 @@ RETURN_MAX_S: Final = 10.0
 
 
 class Peer:
-    """One app of this node. `channel` is None while it has no app port; `access` None lets everybody in."""
+    """One app of this node. `channel` is None while it has no app port; `access` None lets everybody in.
 
-    __slots__ = ("_acl", "_received", "_sent", "access", "app_id", "channel", "namespace")
+    `grpc` is the same channel when the app speaks gRPC, else None.
+    """
+
+    __slots__ = ("_acl", "_received", "_sent", "access", "app_id", "channel", "grpc", "namespace")
 
     def __init__(
         self, app_id: str, namespace: str, channel: AppChannel | None, access: AccessPolicy | None, metrics: Metrics
@@ -27,6 +31,7 @@ class Peer:
         self.app_id = app_id
         self.namespace = namespace or "default"
         self.channel = channel
+        self.grpc = channel if isinstance(channel, GrpcApp) else None
         self.access = access
         self._received = metrics.counter("runtime_service_invocation_req_recv_total", "src_app_id")
         self._sent = metrics.counter("runtime_service_invocation_res_sent_total", "dst_app_id", "status")

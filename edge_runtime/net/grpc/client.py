@@ -6,9 +6,9 @@ before it. Calls that find no connection share one attempt to connect. A unary c
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
 
 import trio
 from google.protobuf.message import DecodeError
@@ -17,7 +17,7 @@ from edge_runtime import __version__
 from edge_runtime.model.errors import DriverError
 from edge_runtime.net.connections import CONNECT_TIMEOUT_S, ConnectFailed
 from edge_runtime.net.grpc.limits import GrpcLimits
-from edge_runtime.net.http2 import ConnectionLost, Http2Limits, StreamReset, open_http2_client
+from edge_runtime.net.http2 import Http2Error, Http2Limits, StreamReset, open_http2_client
 from edge_runtime.wire.grpc import status as codes
 from edge_runtime.wire.grpc.frames import BadFrame, FrameReader, MessageTooLarge, encode_frame
 from edge_runtime.wire.grpc.gzips import BadGzip, inflate
@@ -39,7 +39,6 @@ Metadata = Sequence[tuple[str, str | bytes]]
 
 _CANCEL: Final = 8
 _NO_ERROR: Final = 0
-_REFUSED_STREAM: Final = 7
 _ATTEMPTS_MAX: Final = 3  # of a call that was surely not processed
 _HEADS_MAX: Final = 256  # paths whose headers are kept ready
 _USER_AGENT: Final = f"edge-runtime/{__version__}".encode()
@@ -175,6 +174,14 @@ class GrpcClient:
         if scope.cancelled_caught:
             raise RpcError(_LATE)
 
+    async def open_stream(self, path: str, fields: Sequence[Field]) -> tuple[Stream, Callable[[], None]]:
+        """A stream for who passes on what another caller says: the path, and header fields as they came.
+
+        The function must be called once the call is over. Raises `RpcError`, or `ConnectFailed`.
+        """
+        line, stream = await self._open_stream([*(self._heads.get(path) or self._new_head(path))[:4], *fields])
+        return stream, line.leave
+
     def close(self) -> None:
         """Lets the connection go."""
         line, self._line = self._line, None
@@ -219,8 +226,8 @@ class GrpcClient:
             line, stream = await self._open_stream(head)
             try:
                 return await _exchange(stream, frame, reply_type, self._limits.receive_max)
-            except (StreamReset, ConnectionLost) as error:
-                if not attempts or not _unprocessed(error):
+            except Http2Error as error:
+                if not attempts or not error.unprocessed:
                     raise RpcError(_ending_of(error)) from error
             except BaseException:
                 stream.reset(_CANCEL)
@@ -242,9 +249,9 @@ class GrpcClient:
             line.calls += 1
             try:
                 return line, await connection.open_stream(head)
-            except (StreamReset, ConnectionLost) as error:
+            except Http2Error as error:
                 line.leave()
-                if not attempts or not _unprocessed(error):
+                if not attempts or not error.unprocessed:
                     raise RpcError(_ending_of(error)) from error
             except BaseException:
                 line.leave()
@@ -267,12 +274,12 @@ class GrpcClient:
         """Connects, and keeps the connection until it is of no more use."""
         try:
             async with open_http2_client(
-                self._origin, self._tls, self._http2_limits, connect_timeout_s=self._connect_timeout_s
+                self._origin, self._tls, self._http2_limits, timeout_s=self._connect_timeout_s
             ) as connection:
                 line.connection = connection
                 line.ready.set()
                 await line.released.wait()
-        except (ConnectFailed, ConnectionLost) as error:
+        except (ConnectFailed, Http2Error) as error:
             line.failure = str(error)
         finally:
             line.ready.set()
@@ -329,7 +336,7 @@ class ClientCall:
         try:
             if not self._stream.try_send_data(data, end):
                 await self._stream.send_data(data, end)
-        except (StreamReset, ConnectionLost):
+        except Http2Error:
             self._writable = False
         return self._writable
 
@@ -344,7 +351,7 @@ class ClientCall:
                     self._initial = decode_metadata(self._stream.headers)
                 else:
                     self._end(ending, self._stream.headers)
-            except (StreamReset, ConnectionLost) as error:
+            except Http2Error as error:
                 self._end(_ending_of(error))
             except BadBinary as error:
                 self._end(Ending(codes.INTERNAL, str(error)))
@@ -364,7 +371,7 @@ class ClientCall:
                     self._finish()
                 else:
                     self._reader.feed(data)
-            except (StreamReset, ConnectionLost) as error:
+            except Http2Error as error:
                 self._end(_ending_of(error))
             except MessageTooLarge as error:
                 self._end(Ending(codes.RESOURCE_EXHAUSTED, str(error)))
@@ -398,7 +405,7 @@ async def _exchange(stream: Stream, frame: bytes, reply_type: type[M], message_b
         if not stream.try_send_data(frame, True):
             await stream.send_data(frame, True)
     except StreamReset as error:
-        if error.code != _NO_ERROR:  # else the peer has answered already and needs no more of the request
+        if error.reset_code != _NO_ERROR:  # else the peer has answered already and needs no more of the request
             raise
     await stream.response()
     headers = stream.headers
@@ -487,20 +494,15 @@ def _inflated(body: bytes, headers: Sequence[Field], message_bytes_max: int) -> 
         raise RpcError(Ending(codes.INTERNAL, text)) from None
 
 
-def _unprocessed(error: StreamReset | ConnectionLost) -> bool:
-    """True when the peer surely has not begun with the call."""
+def _ending_of(error: Http2Error) -> Ending:
     if isinstance(error, StreamReset):
-        return error.code == _REFUSED_STREAM
-    return error.unprocessed
-
-
-def _ending_of(error: StreamReset | ConnectionLost) -> Ending:
-    if isinstance(error, StreamReset):
-        return codes.ending_from_reset(error.code)
+        return codes.ending_from_reset(error.reset_code)
     return Ending(codes.UNAVAILABLE, f"error reading from server: {error}")
 
 
 _DEFAULT_LIMITS: Final = GrpcLimits()
+# No pings of ours, which the peer may find too many, and as many streams as the peer takes, but for a bound.
+CLIENT_HTTP2_LIMITS: Final = Http2Limits(streams_max=8192, keepalive_idle_s=0.0, idle_max_s=0.0)
 
 
 @asynccontextmanager
@@ -508,13 +510,13 @@ async def open_grpc_client(
     origin: Origin,
     tls: ssl.SSLContext | None = None,
     limits: GrpcLimits = _DEFAULT_LIMITS,
-    http2_limits: Any = None,
+    http2_limits: Http2Limits = CLIENT_HTTP2_LIMITS,
     *,
     connect_timeout_s: float = CONNECT_TIMEOUT_S,
 ) -> AsyncIterator[GrpcClient]:
     """A client for as long as the block lasts."""
     async with trio.open_nursery() as nursery:
-        client = GrpcClient(origin, tls, limits, http2_limits or Http2Limits(), connect_timeout_s, nursery)
+        client = GrpcClient(origin, tls, limits, http2_limits, connect_timeout_s, nursery)
         try:
             yield client
         finally:

@@ -43,7 +43,6 @@ __all__ = ["GrpcLimits", "GrpcServer", "ServerCall"]
 
 _logger = logging.getLogger("dapr.runtime.grpc")
 
-_NO_ERROR: Final = 0
 _CONTENT_TYPE: Final = b"application/grpc"
 _HEADERS: Final[list[Field]] = [(b":status", b"200"), (b"content-type", _CONTENT_TYPE)]
 _OK_TRAILERS: Final[list[Field]] = [(b"grpc-status", b"0"), (b"grpc-message", b"")]
@@ -342,6 +341,27 @@ class ServerCall:
             trailers = [*self._head(), *trailers]
         self._stream.send_headers(trailers, True)
 
+    # --- passing on, for who does not look at messages ----------------------------------------------------------------
+
+    @property
+    def raw_stream(self) -> Stream:
+        """The stream itself. Who uses it takes the caller's bytes there, and sends headers with `pass_headers`."""
+        return self._stream
+
+    @property
+    def message_bytes_max(self) -> int:
+        return self._limits.receive_max
+
+    def peer_has_ended(self) -> None:
+        """All of the caller's bytes were taken."""
+        self._peer_ended = True
+
+    def pass_headers(self, fields: Sequence[Field], end: bool = False) -> None:
+        """Header fields as another server said them: the first block, or with `end` the last; never waits."""
+        self._headers_sent = True
+        self._ended = end
+        self._stream.send_headers([*fields], end)
+
     # --- for the server ---------------------------------------------------------------------------------------------
 
     async def complete(self) -> None:
@@ -365,16 +385,6 @@ class ServerCall:
             self._ended = False
         if not self._ended:
             self._end(code, message, details, [*fields])
-
-    def close(self) -> None:
-        """Tell a caller that still sends that nobody listens."""
-        while not self._peer_ended:
-            data = self._stream.take()
-            if data is None:
-                self._peer_ended = True
-            elif not data:
-                self._stream.reset(_NO_ERROR)
-                return
 
 
 Handle = Callable[[ServerCall], Awaitable[None]]
@@ -401,8 +411,6 @@ class GrpcServer:
                 await self._run_until_deadline(call, fields[b"grpc-timeout"])
             else:
                 await self._run(call)
-            if not call._peer_ended:
-                call.close()
         except Http2Error:
             pass  # the caller is gone, or has given the call up
 
