@@ -87,6 +87,19 @@ class Connection:
         await trio.lowlevel.checkpoint()
         return data
 
+    @property
+    def alpn(self) -> str | None:
+        """The protocol that was agreed on in the TLS handshake."""
+        return None
+
+    def end_sending(self) -> bool:
+        """Closes our direction, so that the peer reads to the end. False when that cannot be."""
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            return False
+        return True
+
     def is_quiet(self) -> bool:
         """True when the peer has neither closed an idle connection nor said anything on it."""
         try:
@@ -118,6 +131,11 @@ class TlsConnection(Connection):
     def __init__(self, sock: socket.socket, stream: trio.SSLStream[trio.SocketStream]) -> None:
         super().__init__(sock)
         self._stream = stream
+
+    @property
+    def alpn(self) -> str | None:
+        protocol: str | None = self._stream.selected_alpn_protocol()
+        return protocol
 
     def try_send(self, data: bytes) -> int:
         return 0

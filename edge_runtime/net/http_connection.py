@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from edge_runtime.model.http import EMPTY, Body, Request, Response
+from edge_runtime.net import connections
 from edge_runtime.net.stream import StreamBody
 from edge_runtime.wire.http1 import (
     CONTINUE,
@@ -217,8 +218,7 @@ class Connection:
             return
         self.idle = False
         self._read_deadline = _NEVER
-        stream = trio.SocketStream(trio.socket.from_stdlib_socket(self._sock))
-        await on_http2(stream, self._reader.unread())
+        await on_http2(connections.Connection(self._sock), self._reader.unread(), self._peer, self._local)
 
     async def _refuse(self, error: ProtocolError) -> None:
         """Answer input that is no request."""

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 import trio
 
 from edge_runtime.model.http import Request, Response
+from edge_runtime.net import connections
 from edge_runtime.net.http_connection import Connection, send_and_forget
 from edge_runtime.net.http_date import HttpDate
 from edge_runtime.net.listeners import Listener
@@ -26,8 +27,8 @@ from edge_runtime.wire.http1 import (
 )
 
 Handler = Callable[[Request], Awaitable[Response]]
-# Takes over a connection that began with HTTP/2's preface, with the bytes received so far.
-Http2Handler = Callable[[trio.SocketStream, bytes], Awaitable[None]]
+# Takes over a connection that began with HTTP/2's preface: with the bytes received so far, the peer and our address.
+Http2Handler = Callable[[connections.Connection, bytes, str, str], Awaitable[None]]
 
 _logger = logging.getLogger("dapr.runtime.http")
 

@@ -12,6 +12,7 @@ from trio.testing import MockClock
 
 from edge_runtime.model.errors import BodyTooLarge
 from edge_runtime.model.http import Body, Request, Response
+from edge_runtime.net.connections import Connection
 from edge_runtime.net.http_server import HttpServer, ServerLimits, serve_http
 from edge_runtime.net.listeners import open_listeners, open_unix_listener
 from edge_runtime.net.stream import StreamBody
@@ -88,7 +89,7 @@ async def serving(
     handle: Handle,
     limits: ServerLimits = ServerLimits(),  # noqa: B008 a NamedTuple
     *,
-    on_http2: Callable[[trio.SocketStream, bytes], Awaitable[None]] | None = None,
+    on_http2: Callable[[Connection, bytes, str, str], Awaitable[None]] | None = None,
     engine: Engine | None = None,
 ) -> AsyncIterator[Served]:
     async def serve(task_status: trio.TaskStatus[HttpServer]) -> None:
@@ -247,8 +248,9 @@ async def test_bad_input_is_answered(data: bytes, status: int) -> None:
 
 
 async def test_http2_is_handed_over() -> None:
-    async def speak(stream: trio.SocketStream, data: bytes) -> None:
-        await stream.send_all(b"h2:" + data + await stream.receive_some(10))
+    async def speak(connection: Connection, data: bytes, peer: str, local: str) -> None:
+        assert (peer, local) == ("127.0.0.1", "127.0.0.1")
+        await connection.send_all(b"h2:" + data + await connection.receive())
 
     async with serving(hello, on_http2=speak) as served:
         client = await served.connect()
@@ -263,7 +265,7 @@ async def test_http2_is_handed_over() -> None:
 
 
 async def test_http2_comes_first_or_not() -> None:
-    async def speak(stream: trio.SocketStream, data: bytes) -> None:
+    async def speak(connection: Connection, data: bytes, peer: str, local: str) -> None:
         raise AssertionError
 
     async with serving(hello, on_http2=speak) as served:
@@ -285,7 +287,7 @@ async def test_a_path_can_be_served(tmp_path: Path) -> None:
 
 
 async def test_errors_of_http2_stay_inside(caplog: pytest.LogCaptureFixture) -> None:
-    async def fail(stream: trio.SocketStream, data: bytes) -> None:
+    async def fail(connection: Connection, data: bytes, peer: str, local: str) -> None:
         raise KeyError("oops")
 
     async with serving(hello, on_http2=fail) as served:
