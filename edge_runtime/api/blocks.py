@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from edge_runtime.blocks.invoke import Invoker
     from edge_runtime.blocks.metadata import Metadata
     from edge_runtime.blocks.pubsub import Publisher
+    from edge_runtime.blocks.pubsub.streams import Streams
     from edge_runtime.blocks.secrets import Secrets
     from edge_runtime.blocks.state import State
     from edge_runtime.observability.health import Health
@@ -17,13 +18,14 @@ if TYPE_CHECKING:
 class Blocks:
     """The blocks of one app. Filled once by the runtime, replaced whole when the files are read again."""
 
-    __slots__ = ("health", "invoker", "metadata", "namespace", "publisher", "secrets", "shutdown", "state")
+    __slots__ = ("health", "invoker", "metadata", "namespace", "publisher", "secrets", "shutdown", "state", "streams")
 
     def __init__(
         self,
         *,
         state: State,
         publisher: Publisher,
+        streams: Streams,
         invoker: Invoker,
         secrets: Secrets,
         metadata: Metadata,
@@ -33,6 +35,7 @@ class Blocks:
     ) -> None:
         self.state = state
         self.publisher = publisher
+        self.streams = streams
         self.invoker = invoker
         self.secrets = secrets
         self.metadata = metadata

@@ -22,6 +22,7 @@ from edge_runtime.api.http.routes import Route
 from edge_runtime.blocks.invoke import Invoker, Peer
 from edge_runtime.blocks.metadata import AppConnection, LoadedComponent, Metadata
 from edge_runtime.blocks.pubsub import Publisher, PubSubBinding, Subscriber, bind_pubsub, from_declared
+from edge_runtime.blocks.pubsub.streams import Streams
 from edge_runtime.blocks.secrets import Secrets, reference_reader
 from edge_runtime.blocks.state import BoundStore, Outbox, State, bind_store
 from edge_runtime.channel.app_config import discover_app_config
@@ -338,12 +339,14 @@ class _Built:
         generation: Generation,
         channel: Channel | None,
         subscriber: Subscriber,
+        streams: Streams,
         outbox: Outbox | None,
         peer: Peer,
     ) -> None:
         self.generation = generation
         self.channel = channel
         self.subscriber = subscriber
+        self.streams = streams
         self.outbox = outbox
         self.peer = peer
         self.begun = trio.Event()
@@ -371,15 +374,17 @@ def _build(app: App, files: Files, opened: Mapping[str, Opened], channel: Channe
         discovery=not files.flags.skips_subscribe_endpoint,
         tracer=tracer,
     )
+    streams = Streams(app.app_id, namespace, policies, publisher, app.metrics)
     stores = _bind_stores(opened)
     outbox = _outbox(stores, app.app_id, namespace, publisher)
     peer = Peer(app.app_id, files.environment.namespace_or_default, channel, _access(files), app.metrics)
     blocks = Blocks(
         state=State(stores, app.app_id, namespace, policies, app.metrics, outbox),
         publisher=publisher,
+        streams=streams,
         invoker=_invoker(app, files, policies, peer, outside),
         secrets=_secrets(files, opened, policies, app),
-        metadata=_metadata(app, files, opened, policies, subscriber),
+        metadata=_metadata(app, files, opened, policies, lambda: [*subscriber.active(), *streams.active()]),
         health=app.health,
         namespace=files.environment.namespace_or_default,
         shutdown=app.request_shutdown,
@@ -396,7 +401,7 @@ def _build(app: App, files: Files, opened: Mapping[str, Opened], channel: Channe
         app_health,
         channel,
     )
-    return _Built(generation, channel, subscriber, outbox, peer)
+    return _Built(generation, channel, subscriber, streams, outbox, peer)
 
 
 def _grpc_delivery(files: Files, channel: Channel | None, tracer: Tracer) -> AppDelivery | None:
@@ -493,7 +498,11 @@ def _secrets(files: Files, opened: Mapping[str, Opened], policies: Policies, app
 
 
 def _metadata(
-    app: App, files: Files, opened: Mapping[str, Opened], policies: Policies, subscriber: Subscriber
+    app: App,
+    files: Files,
+    opened: Mapping[str, Opened],
+    policies: Policies,
+    subscriptions: Callable[[], Iterable[Mapping[str, Any]]],
 ) -> Metadata:
     features = [name for name, on in files.configuration.features.items() if on]
     metadata = Metadata(
@@ -501,7 +510,7 @@ def _metadata(
         RUNTIME_VERSION,
         features=features,
         connection=_connection(files.flags),
-        subscriptions=subscriber.active,
+        subscriptions=subscriptions,
         extended=app.extended,
     )
     metadata.components += [_described(item) for item in opened.values()]
@@ -638,15 +647,17 @@ def _http_metrics(app: App, configuration: Configuration) -> HttpServerMetrics |
 async def _attend_app(app: App, files: Files, built: _Built, background: trio.Nursery) -> None:
     """Wait for the app, ask what it wants, deliver while it is well. Without an app port nothing is waited for.
 
-    Health probes run in `background`: they go on when deliveries are stopped, as a blocked shutdown asks for.
+    Health probes run in `background`: they go on when deliveries are stopped, as a blocked shutdown asks for. Streams
+    need no app; they end when all deliveries are over, so that who subscribes again meets the next generation.
     """
     generation = built.generation
     try:
         with generation.deliveries:
-            await app.serving.wait()  # an app may call back while it is asked, and the log says it in Dapr's order
-            if built.channel is not None:
-                await wait_for_app_port(built.channel.origin)
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(built.streams.run)
+                await app.serving.wait()  # an app may call back while it is asked, and the log says it in Dapr's order
+                if built.channel is not None:
+                    await wait_for_app_port(built.channel.origin)
                 if generation.app_health is None:
                     await _begin_deliveries(files, built, nursery)
                 else:
@@ -654,6 +665,7 @@ async def _attend_app(app: App, files: Files, built: _Built, background: trio.Nu
                     nursery.start_soon(_follow_health, files, built, nursery)
                 app.initialized()
     finally:
+        built.streams.release()
         generation.deliveries_over()
 
 

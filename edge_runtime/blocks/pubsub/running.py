@@ -50,8 +50,12 @@ def _topics(subscriptions: Iterable[Running]) -> str:
 class Running:
     """One subscription and its task, which tries again for ever."""
 
-    def __init__(self, spec: SubscriptionSpec, binding: PubSubBinding, delivery: Delivery) -> None:
+    def __init__(
+        self, spec: SubscriptionSpec, binding: PubSubBinding, delivery: Delivery, *, concurrency: int = 0
+    ) -> None:
+        """`concurrency` is how many messages may be under way at once, unless the subscription says so itself."""
         self.spec = spec
+        self._concurrency = concurrency
         self.binding = binding
         self.delivery = delivery
         self.scope = trio.CancelScope()
@@ -95,18 +99,17 @@ class Running:
             await binding.driver.subscribe(
                 binding.topic_prefix + spec.topic,
                 binding.consumer_group,
-                _driver_metadata(spec),
+                self._driver_metadata(),
                 self.delivery.handle,
                 task_status=self,
             )
             nursery.cancel_scope.cancel()
 
-
-def _driver_metadata(spec: SubscriptionSpec) -> Mapping[str, str]:
-    """What the driver is told. A batch can only fill when as many messages as it takes may be under way at once."""
-    if not spec.bulk.enabled:
-        return spec.metadata
-    return {"concurrency": str(spec.bulk.count_max), **spec.metadata}
+    def _driver_metadata(self) -> Mapping[str, str]:
+        """What the driver is told."""
+        if not self._concurrency:
+            return self.spec.metadata
+        return {"concurrency": str(self._concurrency), **self.spec.metadata}
 
 
 def _reason_of(error: Exception) -> str:

@@ -227,7 +227,10 @@ class Subscriber:
             return None
         assert self._tools is not None
         delivery = (BulkDelivery if spec.bulk.enabled else Delivery)(spec, binding, self._tools)
-        running = self._running[spec.pubsub, spec.topic] = Running(spec, binding, delivery)
+        # A batch can only fill when as many messages as it takes may be under way at once.
+        concurrency = spec.bulk.count_max if spec.bulk.enabled else 0
+        running = Running(spec, binding, delivery, concurrency=concurrency)
+        self._running[spec.pubsub, spec.topic] = running
         nursery.start_soon(running.run)
         logger.info("app %s subscribes to topic %s on pubsub %s", self._app_id, spec.topic, spec.pubsub)
         return running
