@@ -1,7 +1,7 @@
 import pytest
 
 from edge_runtime.model.trace import NO_TRACE, Trace
-from edge_runtime.observability.trace import Tracer, valid_baggage, valid_traceparent
+from edge_runtime.observability.trace import Tracer, binary_of, traceparent_of, valid_baggage, valid_traceparent
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -59,3 +59,14 @@ def test_roots_are_sampled_by_chance(sampling: float, flags: str) -> None:
     root = Tracer(sampling).continued("", "", "").traceparent
     assert valid_traceparent(root)
     assert root.endswith(flags)
+
+
+def test_binary_contexts_go_there_and_back() -> None:
+    binary = binary_of(PARENT)
+    assert binary.hex() == "00000af7651916cd43dd8448eb211c80319c01b7ad6b71692033310201"
+    assert traceparent_of(binary) == PARENT
+
+
+@pytest.mark.parametrize("binary", [b"", b"\0" * 29, b"\1" + binary_of(PARENT)[1:], binary_of(PARENT)[:-1]])
+def test_other_bytes_are_no_context(binary: bytes) -> None:
+    assert traceparent_of(binary) == ""

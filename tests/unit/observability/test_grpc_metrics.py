@@ -1,0 +1,56 @@
+"""What the gRPC server counts, as the page shows it."""
+
+from __future__ import annotations
+
+import pytest
+
+from edge_runtime.observability import grpc_metrics
+from edge_runtime.observability.grpc_metrics import CODE_NAMES, GrpcServerMetrics
+from edge_runtime.observability.metrics import Metrics, render
+
+GET = "/dapr.proto.runtime.v1.Dapr/GetState"
+
+
+def page(metrics: Metrics) -> list[str]:
+    return [line for line in render([metrics]).splitlines() if "_bucket" not in line]
+
+
+def test_a_call_is_four_families() -> None:
+    metrics = Metrics("me")
+    server = GrpcServerMetrics(metrics)
+    server.record(GET, 0, 0, 10, 2000)
+    server.record(GET, 5, 7, 20, 0)
+    app, method = 'app_id="me"', f'grpc_server_method="{GET}"'
+    ok, gone = 'grpc_server_status="OK"', 'grpc_server_status="NotFound"'
+    prefix = "dapr_grpc_io_server_"
+    for _ in range(2):  # drawn anew each time
+        lines = page(metrics)
+        assert f"{prefix}completed_rpcs{{{app},{method},{ok}}} 1" in lines
+        assert f"{prefix}completed_rpcs{{{app},{method},{gone}}} 1" in lines
+        assert f"{prefix}server_latency_sum{{{app},{method},{gone}}} 7" in lines
+        assert f"{prefix}server_latency_count{{{app},{method},{ok}}} 1" in lines
+        assert f"{prefix}received_bytes_per_rpc_sum{{{app},{method}}} 30" in lines
+        assert f"{prefix}received_bytes_per_rpc_count{{{app},{method}}} 2" in lines
+        assert f"{prefix}sent_bytes_per_rpc_sum{{{app},{method}}} 2000" in lines
+
+
+def test_nothing_is_shown_before_a_call() -> None:
+    metrics = Metrics("me")
+    GrpcServerMetrics(metrics)
+    assert not render([metrics]).strip()
+
+
+def test_paths_are_limited_in_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_metrics, "SERIES_MAX", 2)
+    metrics = Metrics("me")
+    server = GrpcServerMetrics(metrics)
+    for number in range(5):
+        server.record(f"/a.B/{number}", 0, 0, 1, 1)
+    text = render([metrics])
+    assert 'grpc_server_method="other",grpc_server_status="OK"} 3' in text
+    assert "/a.B/2" not in text
+
+
+def test_every_code_has_its_name() -> None:
+    assert len(CODE_NAMES) == 17
+    assert (CODE_NAMES[1], CODE_NAMES[16]) == ("Canceled", "Unauthenticated")
