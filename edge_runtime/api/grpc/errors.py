@@ -41,6 +41,14 @@ _FROM_HTTP: Final = {
     503: Status.UNAVAILABLE,
     504: Status.DEADLINE_EXCEEDED,
 }
+# Go's reason phrases, where Python has others, or had them in some version.
+_PHRASES: Final = {
+    413: "Request Entity Too Large",
+    414: "Request URI Too Long",
+    416: "Requested Range Not Satisfiable",
+    418: "I'm a teapot",
+    422: "Unprocessable Entity",
+}
 
 
 def grpc_error(error: EdgeError) -> GRPCError:
@@ -109,7 +117,7 @@ def _violations(error: EdgeError, message: str) -> list[tuple[str, str]]:
 
 def _phrase(status: int) -> str:
     try:
-        return HTTPStatus(status).phrase
+        return _PHRASES.get(status) or HTTPStatus(status).phrase
     except ValueError:
         return ""
 
