@@ -9,17 +9,28 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterator
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import trio
 
-from edge_runtime.channel.http import HttpChannel
 from edge_runtime.model.errors import ConfigError, DriverError
 from edge_runtime.observability.metrics import Metrics
 
 logger: Final = logging.getLogger("dapr.apphealth")
 
+# What a probe without an answer counts as: over HTTP, and over gRPC when nobody is there or time is up.
 _FAILED: Final = 500
+_UNAVAILABLE: Final = 14
+_DEADLINE_EXCEEDED: Final = 4
+
+
+class Probed(Protocol):
+    """A channel to an app, of any kind."""
+
+    healthy: bool  # its gate
+
+    async def probe(self, path: str, /) -> int:
+        """The HTTP status or the gRPC code of one probe. Raises `DriverError` when there was no answer."""
 
 
 class HealthSettings(NamedTuple):
@@ -68,18 +79,27 @@ class Threshold:
 class AppHealth:
     """The health of one app. Without probing (`settings` None) it is well as soon as `report` says so.
 
-    `healthy` is what was known of the app before this object: one that was well is called at once.
+    `healthy` is what was known of the app before this object: one that was well is called at once. `grpc` says that the
+    app speaks gRPC: its probes end with codes, of which only OK is a pass.
     """
 
     def __init__(
-        self, channel: HttpChannel, settings: HealthSettings | None, metrics: Metrics, *, healthy: bool = False
+        self,
+        channel: Probed,
+        settings: HealthSettings | None,
+        metrics: Metrics,
+        *,
+        healthy: bool = False,
+        grpc: bool = False,
     ) -> None:
         self._channel = channel
+        self._grpc = grpc
         self._settings = None if settings is None else checked(settings)
         self._threshold = Threshold(1 if self._settings is None else self._settings.threshold, healthy=healthy)
         self._changed = trio.Event()
-        self._completed = metrics.counter("http_healthprobes_completed_count", "status")
-        self._latency = metrics.histogram("http_healthprobes_roundtrip_latency", "status")
+        prefix, label = ("grpc_io", "grpc_client_status") if grpc else ("http", "status")
+        self._completed = metrics.counter(f"{prefix}_healthprobes_completed_count", label)
+        self._latency = metrics.histogram(f"{prefix}_healthprobes_roundtrip_latency", label)
         channel.healthy = healthy or self._settings is None
 
     @property
@@ -128,13 +148,21 @@ class AppHealth:
 
     async def _probe(self, settings: HealthSettings) -> bool:
         started = time.monotonic()
-        status = _FAILED
+        status = _DEADLINE_EXCEEDED if self._grpc else _FAILED
         with trio.move_on_after(settings.timeout_s):
             try:
                 status = await self._channel.probe(settings.path)
             except DriverError as error:
                 logger.debug("App health probe failed: %s", error)
-        labels = (str(status),)
+                status = _UNAVAILABLE if self._grpc else _FAILED
+        labels = (self._label(status),)
         self._completed.add(labels)
         self._latency.observe(int((time.monotonic() - started) * 1000), labels)
-        return 200 <= status < 300
+        return status == 0 if self._grpc else 200 <= status < 300
+
+    def _label(self, status: int) -> str:
+        if not self._grpc:
+            return str(status)
+        from edge_runtime.wire.grpc.status import code_name  # loaded already, with the channel that speaks gRPC
+
+        return code_name(status)

@@ -392,7 +392,8 @@ def _build(app: App, files: Files, opened: Mapping[str, Opened], channel: Channe
     checks = _health_settings(files.flags)
     app_health = None
     if channel is not None and checks is not None:
-        app_health = AppHealth(channel, checks, app.metrics, healthy=app.was_well)
+        grpc = files.flags.protocol in ("grpc", "grpcs")
+        app_health = AppHealth(channel, checks, app.metrics, healthy=app.was_well, grpc=grpc)
     generation = Generation(
         blocks,
         _face(app, files, blocks, tracer),

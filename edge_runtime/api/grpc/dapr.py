@@ -8,6 +8,7 @@ from edge_runtime.api.grpc.metadata import MetadataRpcs
 from edge_runtime.api.grpc.pubsub import PubSubRpcs
 from edge_runtime.api.grpc.secrets import SecretsRpcs
 from edge_runtime.api.grpc.state import StateRpcs
+from edge_runtime.api.grpc.subscribe import SubscribeRpcs
 from edge_runtime.api.grpc.unconfigured import UnconfiguredRpcs
 from edge_runtime.proto.dapr.proto.runtime.v1.dapr_grpc import DaprBase
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from edge_runtime.api.blocks import Blocks
 
 
-class Dapr(StateRpcs, PubSubRpcs, SecretsRpcs, MetadataRpcs, UnconfiguredRpcs, DaprBase):
+class Dapr(StateRpcs, PubSubRpcs, SecretsRpcs, MetadataRpcs, SubscribeRpcs, UnconfiguredRpcs, DaprBase):
     """Every rpc of `dapr.proto.runtime.v1.Dapr`."""
 
     def __init__(self, blocks: Blocks) -> None:

@@ -6,7 +6,7 @@ An app that does not implement the call is no app that failed: its event is done
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from google.protobuf.empty_pb2 import Empty
@@ -52,7 +52,7 @@ class GrpcCaller(Protocol):
         request: Message,
         reply_type: type[Message],
         *,
-        metadata: Iterable[tuple[str, str | bytes]] = (),
+        metadata: Sequence[tuple[str, str | bytes]] = (),
         timeout_s: float | None = None,
     ) -> Any:
         """Raises `DriverError`; its `code` is the app's status, if it was the app that failed."""
