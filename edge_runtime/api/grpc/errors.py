@@ -6,7 +6,6 @@ reason is the HTTP code. Bare: nothing beside the text. SDKs read the details an
 
 from __future__ import annotations
 
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from google.protobuf.any_pb2 import Any
@@ -16,6 +15,7 @@ from grpclib import GRPCError, Status
 
 from edge_runtime.api.errors import HELP, ROWS, Row
 from edge_runtime.model.errors import EdgeError, Kind
+from edge_runtime.wire.http1.writer import REASONS
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -41,14 +41,6 @@ _FROM_HTTP: Final = {
     503: Status.UNAVAILABLE,
     504: Status.DEADLINE_EXCEEDED,
 }
-# Go's reason phrases, where Python has others, or had them in some version.
-_PHRASES: Final = {
-    413: "Request Entity Too Large",
-    414: "Request URI Too Long",
-    416: "Requested Range Not Satisfiable",
-    418: "I'm a teapot",
-    422: "Unprocessable Entity",
-}
 
 
 def grpc_error(error: EdgeError) -> GRPCError:
@@ -66,7 +58,7 @@ def grpc_error(error: EdgeError) -> GRPCError:
 def http_error(status: int, body: bytes) -> GRPCError:
     """What an answer of HTTP with an error's status is on gRPC; the body's beginning goes into the details."""
     code = _FROM_HTTP.get(status, Status.UNKNOWN)
-    message = _phrase(status)
+    message = REASONS.get(status, "")
     text = _beginning(body.decode(errors="replace"))
     info = ErrorInfo(reason=message, domain=DOMAIN, metadata={"http.code": str(status), "http.error_message": text})
     return GRPCError(code, message, details_bytes(code, message, [info]))
@@ -113,13 +105,6 @@ def _violations(error: EdgeError, message: str) -> list[tuple[str, str]]:
         # Always the key itself here, whereas some routes of HTTP name no field.
         return [(message.removeprefix(_KEY_BEFORE).removesuffix(_KEY_AFTER), message)]
     return list(error.violations)
-
-
-def _phrase(status: int) -> str:
-    try:
-        return _PHRASES.get(status) or HTTPStatus(status).phrase
-    except ValueError:
-        return ""
 
 
 def _beginning(text: str) -> str:

@@ -16,7 +16,7 @@ from edge_runtime.wire.http1.grammar import match_start_line
 LAST_CHUNK: Final = b"0\r\n\r\n"
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-_REASONS: Final = {
+REASONS: Final = {
     100: "Continue", 101: "Switching Protocols", 102: "Processing", 103: "Early Hints",
     200: "OK", 201: "Created", 202: "Accepted", 203: "Non-Authoritative Information", 204: "No Content",
     205: "Reset Content", 206: "Partial Content", 207: "Multi-Status", 208: "Already Reported", 226: "IM Used",
@@ -34,7 +34,7 @@ _REASONS: Final = {
     504: "Gateway Timeout", 505: "HTTP Version Not Supported", 506: "Variant Also Negotiates",
     507: "Insufficient Storage", 508: "Loop Detected", 510: "Not Extended", 511: "Network Authentication Required",
 }  # fmt: skip
-_STATUS_LINES: Final = {status: f"HTTP/1.1 {status} {text}".encode() for status, text in _REASONS.items()}
+_STATUS_LINES: Final = {status: f"HTTP/1.1 {status} {text}".encode() for status, text in REASONS.items()}
 _NAMES_MAX: Final = 512
 # Name as given → as written, with its colon. Empty: never written, framing and the connection are the writer's own.
 _names: Final[dict[bytes, bytes]] = dict.fromkeys(
