@@ -1,7 +1,8 @@
 """What the server's and the client's end of a connection share: one task reads, one writes, one watches the clock.
 
-All that the streams produce in one turn of the loop leaves in one send, because the writer runs in the turn after it.
-No stream has a timer: the watch looks at the connection's deadlines, as seldom as it can.
+All that the streams produce in one turn of the loop leaves in one send, just before the loop waits: an instrument of
+the loop does that (`flushing.py`), because a task for it would cost a turn more. The writer is for what the kernel does
+not take at once. No stream has a timer: the watch looks at the connection's deadlines, as seldom as it can.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import trio
 
 from edge_runtime.net.connections import RECEIVE_BYTES, Connection
 from edge_runtime.net.http2.errors import ConnectionLost, StreamReset
+from edge_runtime.net.http2.flushing import flusher
 from edge_runtime.net.http2.limits import Http2Limits
 from edge_runtime.net.http2.stream import Stream
 from edge_runtime.wire.http2 import ConnectionFault, Engine, Header, Http2Connection, engine
@@ -44,7 +46,11 @@ class Session:
         self._connection = connection
         self._scope = trio.CancelScope()
         self._parked_writer: trio.lowlevel.Task | None = None
-        self._torn = False  # a send was broken off, so nothing more can be said
+        self._rest = memoryview(b"")  # what the kernel has not taken yet
+        self._blocked = False  # the writer has work: nobody else sends
+        self._dirty = False  # there is output for the flusher
+        self._token = trio.lowlevel.current_trio_token()
+        self._flusher = flusher()
         self._out_bytes_hard = 2 * limits.write_buffer_bytes_max
         now = trio.current_time()
         self._begun_at = now
@@ -58,11 +64,13 @@ class Session:
     async def run(self, received: bytes = b"") -> None:
         """Until the connection has ended; whatever ends it stays here."""
         reason = "the connection was closed"
+        self._flusher.join()
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     self.begin(nursery)
                     nursery.start_soon(self._write)
+                    self.flush_soon()
                     nursery.start_soon(self._watch)
                     reason = await self._read(received)
                     self._scope.cancel()
@@ -71,6 +79,7 @@ class Session:
             with trio.move_on_after(_LINGER_S, shield=True):
                 await self._say_last_words()
             self._connection.close()
+            self._flusher.leave()
 
     def begin(self, nursery: trio.Nursery) -> None:
         """The tasks can start."""
@@ -85,8 +94,8 @@ class Session:
                 if data:
                     self._received_at = now = trio.current_time()
                     feed(data, now)
-                if wire.out:
-                    self.flush_soon()
+                    if wire.out:
+                        self.flush_soon()
                 data = await (connection.receive_more() if len(data) == RECEIVE_BYTES else connection.receive())
                 if not data:
                     return "the peer has closed the connection"
@@ -97,18 +106,20 @@ class Session:
             return f"the connection broke: {error.strerror or error}"
 
     async def _write(self) -> None:
+        """Send what the kernel would not take at once."""
         wire = self.wire
         try:
             while True:
-                if not wire.out:
+                if not self._rest:
                     self._parked_writer = trio.lowlevel.current_task()
                     await trio.lowlevel.wait_task_rescheduled(self._unpark)
-                data = wire.take_out()
-                sent = self._connection.try_send(data)
-                if sent != len(data):
-                    await self._send_rest(memoryview(data)[sent:])
-                if self.senders:
-                    self._wake_senders()
+                while self._rest:
+                    self._write_deadline = trio.current_time() + self.limits.write_stall_s
+                    await self._connection.send_all(self._rest[:_PIECE_BYTES])
+                    self._rest = self._rest[_PIECE_BYTES:] or memoryview(wire.take_out())
+                self._write_deadline = _NEVER
+                self._blocked = False
+                self._wake_senders()
         except OSError as error:
             self.end(f"the connection broke: {error.strerror or error}")
 
@@ -116,14 +127,11 @@ class Session:
         self._parked_writer = None
         return trio.lowlevel.Abort.SUCCEEDED
 
-    async def _send_rest(self, rest: memoryview) -> None:
-        self._torn = True
-        while rest:
-            self._write_deadline = trio.current_time() + self.limits.write_stall_s
-            await self._connection.send_all(rest[:_PIECE_BYTES])
-            rest = rest[_PIECE_BYTES:]
-        self._write_deadline = _NEVER
-        self._torn = False
+    def _wake_writer(self) -> None:
+        writer = self._parked_writer
+        if writer is not None:
+            self._parked_writer = None
+            trio.lowlevel.reschedule(writer)
 
     async def _watch(self) -> None:
         while True:
@@ -163,13 +171,30 @@ class Session:
     # --- output -----------------------------------------------------------------------------------------------------
 
     def flush_soon(self) -> None:
-        """There is output: the writer sends it after what else is ready has had its turn."""
-        writer = self._parked_writer
-        if writer is not None:
-            self._parked_writer = None
-            trio.lowlevel.reschedule(writer)
-        elif self.wire.out_bytes > self._out_bytes_hard:
-            self.end("the peer does not read")
+        """There is output: it leaves when all that is ready has had its turn."""
+        if not self._dirty:
+            self._dirty = True
+            self._flusher.dirty.append(self)
+
+    def flush(self) -> None:
+        """Send what there is. Called by the instrument, between two turns: nothing here may touch a task."""
+        self._dirty = False
+        if self._blocked:
+            if self.wire.out_bytes > self._out_bytes_hard:
+                self._token.run_sync_soon(self.end, "the peer does not read")
+            return
+        data = self.wire.take_out()
+        try:
+            sent = self._connection.try_send(data)
+        except OSError as error:
+            self._token.run_sync_soon(self.end, f"the connection broke: {error.strerror or error}")
+            return
+        if sent != len(data):
+            self._blocked = True
+            self._rest = memoryview(data)[sent:]
+            self._token.run_sync_soon(self._wake_writer)
+        elif self.senders:
+            self._token.run_sync_soon(self._wake_senders)
 
     def room_for(self, stream: Stream) -> int:
         """How many bytes the stream may send now; not above 0 for none."""
@@ -204,8 +229,8 @@ class Session:
     async def _say_last_words(self) -> None:
         """Send what is left, then see off what the peer still sends: else the kernel drops what we said last."""
         connection = self._connection
-        if self._torn:
-            return
+        if self._blocked:
+            return  # a send was broken off: nothing that follows would be understood
         try:
             if self.wire.out:
                 await connection.send_all(self.wire.take_out())

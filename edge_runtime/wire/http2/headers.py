@@ -42,6 +42,7 @@ _KINDS: Final = {
         _PLAIN,
     ),
 }  # fmt: skip
+_SPACES: Final = b" \t"
 _NAME_BYTES: Final = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"
 
 
@@ -116,9 +117,17 @@ def _scan(headers: Sequence[Header]) -> str | int:
         else:
             last_pseudo = False
             seen |= kind
-        if value.strip(b" \t") is not value:
-            return "a header's value begins or ends with a space"
-    values = b"".join([value for _, value in headers])
-    if b"\n" in values or b"\r" in values or b"\0" in values:
+    # One look at all values: with NUL between them, so that there are as many as joints if no value has one.
+    joined = b"\0".join([value for _, value in headers])
+    if joined.count(b"\0") >= len(headers) or b"\n" in joined or b"\r" in joined:
         return "a header's value has a line break or NUL"
+    if joined and (
+        joined[0] in _SPACES
+        or joined[-1] in _SPACES
+        or b" \0" in joined
+        or b"\0 " in joined
+        or b"\t\0" in joined
+        or b"\0\t" in joined
+    ):
+        return "a header's value begins or ends with a space"
     return seen
