@@ -1,8 +1,8 @@
-"""What HTTP/2 says of a message's head: a field list becomes a request or a status, and the other way round. Pure.
+"""The heads of HTTP messages as HTTP/2 carries them: a field list becomes a request or a response, and back. Pure.
 
-HTTP/2 has no start line: pseudo headers say it. Everything about the connection is the framing's own, so a header that
-speaks of it is malformed in what comes, and left out of what goes. A value never brings a line break over, because the
-same message may leave as HTTP/1.1.
+HTTP/2 has no start line: pseudo-headers say it. What comes has passed `http2.headers`, so names, values and lengths are
+well formed and nothing speaks of the connection; what goes is made so here. A target is as strict as HTTP/1.1's, since
+the same request may leave as that.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from edge_runtime.wire.http1 import ProtocolError
 from edge_runtime.wire.http1.grammar import ascii_target
 
 FIELD_OVERHEAD_BYTES: Final = 32  # what RFC 9113 counts for each field over its name and value
-# Fields of a connection; `te` may say `trailers` in a request.
-_CONNECTION: Final = frozenset(
-    (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade", b"http2-settings")
-)
-_SPECIAL: Final = _CONNECTION | {b"content-length", b"cookie", b"expect", b"host", b"te"}
+# What is the framing's own; never sent as it is given.
+_OWN: Final = frozenset(
+    (
+        b"connection", b"content-length", b"host", b"http2-settings", b"keep-alive", b"proxy-connection", b"te",
+        b"transfer-encoding", b"upgrade",
+    )
+)  # fmt: skip
 _METHODS_WITH_BODY: Final = frozenset(("POST", "PUT", "PATCH"))
-_LENGTH_DIGITS_MAX: Final = 18
 _NAMES_MAX: Final = 512
 _match_token: Final = re.compile(rb"[-!#$%&'*+.^_`|~0-9a-z]++\Z").match
 _match_method: Final = re.compile(rb"[-!#$%&'*+.^_`|~0-9a-zA-Z]++\Z").match
@@ -62,34 +63,31 @@ def read_request(fields: Sequence[Header], bytes_max: int, count_max: int) -> Re
     for field in fields:
         name, value = field
         size += len(name) + len(value)
-        if name[:1] == b":":
-            if headers or name in pseudo:
-                raise ProtocolError(400, "malformed pseudo headers")
+        if name[0] == 0x3A:  # ":"
             pseudo[name] = value
-            continue
-        if name in _SPECIAL:
-            if name == b"host":
-                host = _only_host(value, host)
-                continue
-            if name == b"cookie":
-                cookies.append(value)
-                continue
+        elif name == b"cookie":
+            cookies.append(value)
+        elif name == b"host":
+            if host is not None:
+                raise ProtocolError(400, "more than one host header")
+            host = value
+        else:
             if name == b"content-length":
-                length = _length(value, length)
+                length = int(value)
             elif name == b"expect":
                 expect_continue = expect_continue or value.lower() == b"100-continue"
-            elif name != b"te" or value.lower() != b"trailers":
-                raise ProtocolError(400, f"{name.decode()} has no place in HTTP/2")
-        headers.append(field)
+            headers.append(field)
     if size > bytes_max or len(fields) > count_max:
         raise ProtocolError(431, f"the request's header fields are more than {bytes_max} bytes or {count_max}")
-    _check_fields(headers)
-    method, target, scheme = _start_line(pseudo)
+    method, target = _start_line(pseudo)
     host = pseudo.get(b":authority") or host
-    if host is not None:
-        headers.insert(0, (b"host", _authority(host)))
+    if host:
+        if _match_authority(host) is None:
+            raise ProtocolError(400, "malformed authority")
+        headers.insert(0, (b"host", host))
     if cookies:
         headers.append((b"cookie", b"; ".join(cookies)))
+    scheme = "https" if pseudo.get(b":scheme") == b"https" else "http"
     return RequestFields(method, target, headers, scheme, length, expect_continue)
 
 
@@ -108,24 +106,13 @@ def request_fields(
 
 
 def read_response(fields: Sequence[Header]) -> ResponseFields:
-    """The head of a final response. Raises `ProtocolError`."""
-    status = b""
-    headers: list[Header] = []
+    """The head of a final response."""
+    headers = list(fields[1:])
     length: int | None = None
-    for field in fields:
-        name, value = field
-        if name == b":status":
-            status = value
-        elif name in _CONNECTION:
-            continue
-        else:
-            if name == b"content-length":
-                length = _length(value, length)
-            headers.append(field)
-    if len(status) != 3 or not status.isdigit():
-        raise ProtocolError(502, "a response without a status")
-    _check_fields(headers)
-    return ResponseFields(int(status), headers, length)
+    for name, value in headers:
+        if name == b"content-length":
+            length = int(value)
+    return ResponseFields(int(fields[0][1]), headers, length)
 
 
 def response_fields(status: int, headers: Iterable[Header], length: int | None, date: bytes) -> list[Header]:
@@ -144,8 +131,7 @@ class _Names(dict[bytes, bytes]):
 
     def __missing__(self, name: bytes) -> bytes:
         lower = name.lower()
-        own = lower in _CONNECTION or lower in (b"content-length", b"host", b"te") or _match_token(lower) is None
-        sent = b"" if own else lower
+        sent = b"" if lower in _OWN or _match_token(lower) is None else lower
         if len(self) < _NAMES_MAX:
             self[name] = sent
         return sent
@@ -170,44 +156,13 @@ def _append(fields: list[Header], headers: Iterable[Header]) -> bool:
     return dated
 
 
-def _check_fields(headers: Sequence[Header]) -> None:
-    """Refuse what HTTP/1.1 could not carry as one header."""
-    values = b"".join([value for _, value in headers])
-    if b"\n" in values or b"\r" in values or b"\0" in values:
-        raise ProtocolError(400, "a line break in a header")
-    known = _names
-    for name, _ in headers:
-        if known.get(name) != name and _match_token(name) is None:
-            raise ProtocolError(400, "malformed header name")
-
-
-def _start_line(pseudo: dict[bytes, bytes]) -> tuple[str, bytes, str]:
-    method = pseudo.get(b":method", b"")
-    target = pseudo.get(b":authority" if method == b"CONNECT" else b":path", b"")
+def _start_line(pseudo: dict[bytes, bytes]) -> tuple[str, bytes]:
+    method = pseudo[b":method"]
     if _match_method(method) is None:
         raise ProtocolError(400, "malformed method")
-    if method != b"CONNECT" and _match_target(target) is None:
+    if method == b"CONNECT":
+        return "CONNECT", pseudo.get(b":authority", b"")
+    target = pseudo[b":path"]
+    if _match_target(target) is None:
         raise ProtocolError(400, "malformed request target")
-    if not target.isascii():
-        target = ascii_target(target)
-    return method.decode(), target, "https" if pseudo.get(b":scheme") == b"https" else "http"
-
-
-def _authority(host: bytes) -> bytes:
-    if _match_authority(host) is None:
-        raise ProtocolError(400, "malformed authority")
-    return host
-
-
-def _only_host(value: bytes, before: bytes | None) -> bytes:
-    if before is not None:
-        raise ProtocolError(400, "more than one host header")
-    return value
-
-
-def _length(value: bytes, before: int | None) -> int:
-    if before is not None:
-        raise ProtocolError(400, "more than one content-length")
-    if not value.isdigit() or len(value) > _LENGTH_DIGITS_MAX:
-        raise ProtocolError(400, "malformed content-length")
-    return int(value)
+    return method.decode(), target if target.isascii() else ascii_target(target)
