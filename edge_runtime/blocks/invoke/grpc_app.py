@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from edge_runtime.model.http import Header
@@ -24,8 +24,8 @@ class GrpcApp(Protocol):
     ) -> Reply[InvokeResponse]:
         """`OnInvoke`, with the caller's metadata."""
 
-    async def open_stream(self, path: bytes, headers: Sequence[Header]) -> Stream:
-        """A call of any method, whose bytes are the caller's matter. `finished` must follow, once."""
+    async def open_stream(self, path: str, headers: Sequence[Header]) -> tuple[Stream, Callable[[], None]]:
+        """A call of any method, whose bytes are the caller's matter. The function must follow, once: it is over."""
 
-    def finished(self, path: bytes, code: int, started: float, sent: int, received: int) -> None:
-        """The call that `open_stream` began is over; `started` by the monotonic clock, the rest for the metrics."""
+    def count(self, path: str, code: int, started: float, sent: int, received: int) -> None:
+        """For the metrics: what such a call came to; `started` by the monotonic clock, sizes in bytes."""
