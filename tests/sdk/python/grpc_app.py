@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -79,12 +80,6 @@ def failing(request: InvokeMethodRequest) -> None:
 def slow(request: InvokeMethodRequest) -> None:
     """Longer than any caller waits; ends with the process."""
     threading.Event().wait(5)
-
-
-@app.method(name="health")
-def set_health(request: InvokeMethodRequest) -> bytes:
-    healthy.set() if request.text() == "good" else healthy.clear()
-    return b"true"
 
 
 # subscriptions
@@ -164,6 +159,14 @@ def by_route(event: SubscriptionMessage) -> TopicEventResponse:
 def check() -> None:
     if not healthy.is_set():
         raise RuntimeError("ill on purpose")
+
+
+def turn(*_: object) -> None:
+    """The test makes the app ill and well again by a signal."""
+    healthy.clear() if healthy.is_set() else healthy.set()
+
+
+signal.signal(signal.SIGUSR1, turn)
 
 
 app.add_external_service(echo.add_to, object())
