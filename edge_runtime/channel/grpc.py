@@ -6,7 +6,6 @@ on from another app does not, because nobody knows how long such a call lasts.
 
 from __future__ import annotations
 
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -24,6 +23,7 @@ from edge_runtime.model.errors import ConfigError
 from edge_runtime.net.connections import Origin
 from edge_runtime.net.grpc.client import GrpcClient, RpcError, open_grpc_client
 from edge_runtime.net.grpc.limits import GrpcLimits
+from edge_runtime.net.http2 import Http2Limits
 from edge_runtime.proto.dapr.proto.common.v1.common_pb2 import InvokeRequest, InvokeResponse
 from edge_runtime.proto.dapr.proto.runtime.v1.appcallback_pb2 import HealthCheckResponse
 from edge_runtime.wire.grpc.status import CANCELLED, OK, UNAVAILABLE, Ending
@@ -48,6 +48,9 @@ _LIMITED: Final = frozenset(
         *(f"{_ALPHA}{name}" for name in ("OnBulkTopicEventAlpha1", "OnJobEventAlpha1")),
     )
 )
+# One connection carries all calls, so their number is the app's to limit. No keep-alive: gRPC's servers take offence at
+# pings that nobody's call needs, and an app on this node cannot vanish without its connection.
+_HTTP2_LIMITS: Final = Http2Limits(streams_max=2**16, keepalive_idle_s=0.0, idle_max_s=0.0)
 
 
 class GrpcAppChannel:
@@ -189,19 +192,12 @@ def grpc_origin(settings: ChannelSettings) -> Origin:
     return Origin(settings.protocol, settings.address.strip("[]"), settings.port)
 
 
-def _tls(protocol: str) -> ssl.SSLContext | None:
-    if protocol != "grpcs":
-        return None
-    context = trusting_tls()
-    context.set_alpn_protocols(["h2"])
-    return context
-
-
 @asynccontextmanager
 async def open_grpc_channel(settings: ChannelSettings, metrics: Metrics | None = None) -> AsyncIterator[GrpcAppChannel]:
     """A channel for as long as the block lasts; nothing is connected before the first call."""
     origin = grpc_origin(settings)
+    tls = trusting_tls("h2") if settings.protocol == "grpcs" else None
     limits = GrpcLimits(message_bytes_max=settings.message_bytes_max)
-    async with open_grpc_client(origin, _tls(settings.protocol), limits) as client:
+    async with open_grpc_client(origin, tls, limits, _HTTP2_LIMITS) as client:
         counted = None if metrics is None else GrpcClientMetrics(metrics)
         yield GrpcAppChannel(client, origin, settings, counted)

@@ -94,12 +94,14 @@ def app_origin(settings: ChannelSettings) -> Origin:
     return Origin(settings.protocol, settings.address.strip("[]"), settings.port)
 
 
-def trusting_tls() -> ssl.SSLContext:
-    """TLS 1.2 or later to an app on this node, whose certificate nobody has signed."""
+def trusting_tls(*alpn: str) -> ssl.SSLContext:
+    """TLS 1.2 or later to an app on this node, whose certificate nobody has signed. `alpn` are offered protocols."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
+    if alpn:
+        context.set_alpn_protocols(list(alpn))
     return context
 
 

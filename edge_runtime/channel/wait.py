@@ -18,13 +18,15 @@ _REMIND_EVERY_S: Final = 10.0
 
 
 async def wait_for_app_port(origin: Origin) -> None:
-    """Returns once the app's port takes a connection (https: and shakes hands). Waits forever."""
+    """Returns once the app's port takes a connection (https, grpcs: and shakes hands). Waits forever."""
     logger.info(
         "application protocol: %s. waiting on port %d.  This will block until the app is listening on that port.",
         origin.scheme,
         origin.port,
     )
-    tls = trusting_tls() if origin.scheme == "https" else None
+    tls = None
+    if origin.scheme in ("https", "grpcs"):
+        tls = trusting_tls("h2") if origin.scheme == "grpcs" else trusting_tls()
     remind_at = trio.current_time() + _REMIND_EVERY_S
     while True:
         try:
