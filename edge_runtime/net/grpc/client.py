@@ -79,13 +79,12 @@ class RpcError(DriverError):
 class _Line:
     """A connection with the calls that are on it, or the attempt to make one."""
 
-    __slots__ = ("calls", "connection", "failure", "ready", "released")
+    __slots__ = ("calls", "connection", "failure", "ready")
 
     def __init__(self) -> None:
         self.connection: Http2Client | None = None
         self.failure = ""
         self.ready = trio.Event()
-        self.released = trio.Event()
         self.calls = 0
 
     @property
@@ -93,10 +92,10 @@ class _Line:
         return self.connection is not None and self.connection.usable
 
     def leave(self) -> None:
-        """A call is over. The last one lets a connection go that takes no more."""
+        """A call is over. With the last one a connection ends that takes no more."""
         self.calls -= 1
-        if not self.calls and not self.usable:
-            self.released.set()
+        if not self.calls and self.connection is not None and not self.connection.usable:
+            self.connection.end("the connection takes no more calls")
 
 
 class GrpcClient:
@@ -119,6 +118,7 @@ class GrpcClient:
         self._nursery = nursery
         self._line: _Line | None = None
         self._heads: dict[str, list[Field]] = {}
+        self._closed = False
 
     @property
     def connected(self) -> bool:
@@ -183,10 +183,8 @@ class GrpcClient:
         return stream, line.leave
 
     def close(self) -> None:
-        """Lets the connection go."""
-        line, self._line = self._line, None
-        if line is not None:
-            line.released.set()
+        """Makes no further connection."""
+        self._closed = True
 
     # --- requests ---------------------------------------------------------------------------------------------------
 
@@ -261,8 +259,8 @@ class GrpcClient:
         """A line with a connection. Whoever comes first starts to connect; all that come meanwhile wait with it."""
         line = self._line
         if line is None or line.ready.is_set():
-            if line is not None and not line.calls:
-                line.released.set()
+            if self._closed:  # nobody would be left to end it
+                raise ConnectFailed(f"{self._origin}: the sidecar no longer calls there")
             line = self._line = _Line()
             self._nursery.start_soon(self._hold, line)
         await line.ready.wait()
@@ -276,9 +274,13 @@ class GrpcClient:
             async with open_http2_client(
                 self._origin, self._tls, self._http2_limits, timeout_s=self._connect_timeout_s
             ) as connection:
+                # Not before the peer has said how many streams it takes: what it refuses costs more than this wait.
+                await connection.settled.wait()
+                if connection.lost is not None:
+                    raise ConnectFailed(f"{self._origin}: error reading server preface: {connection.lost}")
                 line.connection = connection
                 line.ready.set()
-                await line.released.wait()
+                await connection.gone.wait()
         except (ConnectFailed, Http2Error) as error:
             line.failure = str(error)
         finally:
@@ -515,10 +517,16 @@ async def open_grpc_client(
     connect_timeout_s: float = CONNECT_TIMEOUT_S,
 ) -> AsyncIterator[GrpcClient]:
     """A client for as long as the block lasts."""
+    failure: Exception | None = None
     async with trio.open_nursery() as nursery:
         client = GrpcClient(origin, tls, limits, http2_limits, connect_timeout_s, nursery)
         try:
             yield client
+        except Exception as error:
+            # A connection's task raises nothing, so an error of the block need not come out as a group.
+            failure = error
         finally:
             client.close()
             nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure

@@ -25,11 +25,19 @@ class Http2Client(Session):
         super().__init__(connection, limits, codec, origin.host, "", client=True)
         self._goaway: str | None = None
         self._waiting: deque[trio.lowlevel.Task] = deque()
+        self.gone = trio.Event()  # the connection has ended
+        self.settled = trio.Event()  # the peer's settings are here, or the connection has ended
 
     @property
     def usable(self) -> bool:
         """False when no stream can be opened any more."""
         return self.lost is None and self._goaway is None and self.wire.next_stream_id() is not None
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a stream can be opened without waiting."""
+        wire = self.wire
+        return self.usable and len(wire.streams) < min(wire.peer_streams_max, self.limits.streams_max)
 
     async def open_stream(self, headers: Sequence[Header], end: bool = False) -> Stream:
         """Send a request's head, pseudo-headers first. Waits while the peer's number of streams is open.
@@ -65,6 +73,8 @@ class Http2Client(Session):
 
     def _lose(self, reason: str) -> None:
         super()._lose(reason)
+        self.gone.set()
+        self.settled.set()
         self._wake(len(self._waiting))
 
     # --- what the wire says -----------------------------------------------------------------------------------------
@@ -81,6 +91,7 @@ class Http2Client(Session):
             self._wake(1)
 
     def settings_received(self) -> None:
+        self.settled.set()
         self._wake(min(self.wire.peer_streams_max, self.limits.streams_max) - len(self.wire.streams))
 
     def goaway_received(self, last_id: int, code: int, text: bytes) -> None:
