@@ -75,8 +75,8 @@ class WireLimits(NamedTuple):
 class StreamState:
     """What both ends have to agree on about one stream."""
 
-    __slots__ = ("closed", "granted", "head_received", "head_sent", "id", "left", "received_end", "room", "sent_end",
-                 "taken")  # fmt: skip
+    __slots__ = ("bodiless", "closed", "granted", "head_received", "head_sent", "id", "left", "received_end", "room",
+                 "sent_end", "taken")  # fmt: skip
 
     def __init__(self) -> None:
         self.id = 0
@@ -84,6 +84,7 @@ class StreamState:
         self.granted = 0  # bytes that the peer may send
         self.taken = 0  # bytes that the owner has taken and that are not granted anew yet
         self.left: int | None = None  # bytes that are to come by the content-length
+        self.bodiless = False  # a client's: the response to HEAD has none, whatever length it says
         self.head_sent = False
         self.head_received = False
         self.sent_end = False
@@ -220,6 +221,7 @@ class Http2Connection(Generic[S]):
         """Send a request, as a client that has looked whether it may."""
         self._last_out += 2
         self._add(self._last_out, stream)
+        stream.bodiless = headers[0][1] == b"HEAD"
         self.send_headers(stream, headers, end)
 
     def send_headers(self, stream: S, headers: Sequence[Header], end: bool = False) -> None:
@@ -490,7 +492,7 @@ class Http2Connection(Generic[S]):
             return
         stream.head_received = True
         if not end:
-            stream.left = length
+            stream.left = 0 if stream.bodiless or headers[0][1] in (b"204", b"304") else length
         else:
             stream.received_end = True  # of any length, as to a HEAD request
         self._owner.headers_received(stream, headers, end)
