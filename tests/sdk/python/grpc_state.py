@@ -48,7 +48,7 @@ async def etags(client: Any) -> None:
     say("etag.right", await outcome(client.save_state, STORE, "e", "2", etag=old))
     say("etag.stale", await outcome(client.save_state, STORE, "e", "3", etag=old))
     say("etag.wrong", await outcome(client.save_state, STORE, "e", "3", etag="no etag of ours"))
-    say("etag.empty", await outcome(client.save_state, STORE, "e", "3", etag=""))
+    say("etag.empty", await outcome(client.save_state, STORE, "e empty", "1", etag=""))
     say("etag.delete.stale", await outcome(client.delete_state, STORE, "e", etag=old))
     say("etag.kept", (await done(client.get_state(STORE, "e"))).data.decode())
     now = (await done(client.get_state(STORE, "e"))).etag
