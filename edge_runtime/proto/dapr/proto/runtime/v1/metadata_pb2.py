@@ -14,7 +14,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$dapr/proto/runtime/v1/metadata.proto\x12\x15\x64\x61pr.proto.runtime.v1\"\x14\n\x12GetMetadataRequest\"\x8e\x08\n\x13GetMetadataResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12I\n\x13\x61\x63tive_actors_count\x18\x02 \x03(\x0b\x32(.dapr.proto.runtime.v1.ActiveActorsCountB\x02\x18\x01\x12J\n\x15registered_components\x18\x03 \x03(\x0b\x32+.dapr.proto.runtime.v1.RegisteredComponents\x12[\n\x11\x65xtended_metadata\x18\x04 \x03(\x0b\x32@.dapr.proto.runtime.v1.GetMetadataResponse.ExtendedMetadataEntry\x12@\n\rsubscriptions\x18\x05 \x03(\x0b\x32).dapr.proto.runtime.v1.PubsubSubscription\x12\x43\n\x0ehttp_endpoints\x18\x06 \x03(\x0b\x32+.dapr.proto.runtime.v1.MetadataHTTPEndpoint\x12Q\n\x19\x61pp_connection_properties\x18\x07 \x01(\x0b\x32..dapr.proto.runtime.v1.AppConnectionProperties\x12\x17\n\x0fruntime_version\x18\x08 \x01(\t\x12\x18\n\x10\x65nabled_features\x18\t \x03(\t\x12:\n\ractor_runtime\x18\n \x01(\x0b\x32#.dapr.proto.runtime.v1.ActorRuntime\x12@\n\tscheduler\x18\x0b \x01(\x0b\x32(.dapr.proto.runtime.v1.MetadataSchedulerH\x00\x88\x01\x01\x12@\n\tworkflows\x18\x0c \x01(\x0b\x32(.dapr.proto.runtime.v1.MetadataWorkflowsH\x01\x88\x01\x01\x12=\n\x0bmcp_servers\x18\r \x03(\x0b\x32(.dapr.proto.runtime.v1.MetadataMCPServer\x12U\n\x18workflow_access_policies\x18\x0e \x03(\x0b\x32\x33.dapr.proto.runtime.v1.MetadataWorkflowAccessPolicy\x12?\n\x0cresiliencies\x18\x0f \x03(\x0b\x32).dapr.proto.runtime.v1.MetadataResiliency\x1a\x37\n\x15\x45xtendedMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0c\n\n_schedulerB\x0c\n\n_workflows\".\n\x11MetadataWorkflows\x12\x19\n\x11\x63onnected_workers\x18\x01 \x01(\x05\"0\n\x11MetadataScheduler\x12\x1b\n\x13\x63onnected_addresses\x18\x01 \x03(\t\"\x89\x02\n\x0c\x41\x63torRuntime\x12N\n\x0eruntime_status\x18\x01 \x01(\x0e\x32\x36.dapr.proto.runtime.v1.ActorRuntime.ActorRuntimeStatus\x12?\n\ractive_actors\x18\x02 \x03(\x0b\x32(.dapr.proto.runtime.v1.ActiveActorsCount\x12\x12\n\nhost_ready\x18\x03 \x01(\x08\x12\x11\n\tplacement\x18\x04 \x01(\t\"A\n\x12\x41\x63torRuntimeStatus\x12\x10\n\x0cINITIALIZING\x10\x00\x12\x0c\n\x08\x44ISABLED\x10\x01\x12\x0b\n\x07RUNNING\x10\x02\"0\n\x11\x41\x63tiveActorsCount\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\"Y\n\x14RegisteredComponents\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x04 \x03(\t\"$\n\x14MetadataHTTPEndpoint\x12\x0c\n\x04name\x18\x01 \x01(\t\"!\n\x11MetadataMCPServer\x12\x0c\n\x04name\x18\x01 \x01(\t\",\n\x1cMetadataWorkflowAccessPolicy\x12\x0c\n\x04name\x18\x01 \x01(\t\"\"\n\x12MetadataResiliency\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xb1\x01\n\x17\x41ppConnectionProperties\x12\x0c\n\x04port\x18\x01 \x01(\x05\x12\x10\n\x08protocol\x18\x02 \x01(\t\x12\x17\n\x0f\x63hannel_address\x18\x03 \x01(\t\x12\x17\n\x0fmax_concurrency\x18\x04 \x01(\x05\x12\x44\n\x06health\x18\x05 \x01(\x0b\x32\x34.dapr.proto.runtime.v1.AppConnectionHealthProperties\"\x91\x01\n\x1d\x41ppConnectionHealthProperties\x12\x19\n\x11health_check_path\x18\x01 \x01(\t\x12\x1d\n\x15health_probe_interval\x18\x02 \x01(\t\x12\x1c\n\x14health_probe_timeout\x18\x03 \x01(\t\x12\x18\n\x10health_threshold\x18\x04 \x01(\x05\"\xcb\x02\n\x12PubsubSubscription\x12\x13\n\x0bpubsub_name\x18\x01 \x01(\t\x12\r\n\x05topic\x18\x02 \x01(\t\x12I\n\x08metadata\x18\x03 \x03(\x0b\x32\x37.dapr.proto.runtime.v1.PubsubSubscription.MetadataEntry\x12=\n\x05rules\x18\x04 \x01(\x0b\x32..dapr.proto.runtime.v1.PubsubSubscriptionRules\x12\x19\n\x11\x64\x65\x61\x64_letter_topic\x18\x05 \x01(\t\x12;\n\x04type\x18\x06 \x01(\x0e\x32-.dapr.proto.runtime.v1.PubsubSubscriptionType\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"W\n\x17PubsubSubscriptionRules\x12<\n\x05rules\x18\x01 \x03(\x0b\x32-.dapr.proto.runtime.v1.PubsubSubscriptionRule\"5\n\x16PubsubSubscriptionRule\x12\r\n\x05match\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\"0\n\x12SetMetadataRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t*W\n\x16PubsubSubscriptionType\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x0f\n\x0b\x44\x45\x43LARATIVE\x10\x01\x12\x10\n\x0cPROGRAMMATIC\x10\x02\x12\r\n\tSTREAMING\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$dapr/proto/runtime/v1/metadata.proto\x12\x15\x64\x61pr.proto.runtime.v1\"\x14\n\x12GetMetadataRequest\"\xac\x08\n\x13GetMetadataResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12Q\n\x13\x61\x63tive_actors_count\x18\x02 \x03(\x0b\x32(.dapr.proto.runtime.v1.ActiveActorsCountB\x02\x18\x01R\x06\x61\x63tors\x12V\n\x15registered_components\x18\x03 \x03(\x0b\x32+.dapr.proto.runtime.v1.RegisteredComponentsR\ncomponents\x12\x65\n\x11\x65xtended_metadata\x18\x04 \x03(\x0b\x32@.dapr.proto.runtime.v1.GetMetadataResponse.ExtendedMetadataEntryR\x08\x65xtended\x12@\n\rsubscriptions\x18\x05 \x03(\x0b\x32).dapr.proto.runtime.v1.PubsubSubscription\x12\x43\n\x0ehttp_endpoints\x18\x06 \x03(\x0b\x32+.dapr.proto.runtime.v1.MetadataHTTPEndpoint\x12Q\n\x19\x61pp_connection_properties\x18\x07 \x01(\x0b\x32..dapr.proto.runtime.v1.AppConnectionProperties\x12\x17\n\x0fruntime_version\x18\x08 \x01(\t\x12\x18\n\x10\x65nabled_features\x18\t \x03(\t\x12:\n\ractor_runtime\x18\n \x01(\x0b\x32#.dapr.proto.runtime.v1.ActorRuntime\x12@\n\tscheduler\x18\x0b \x01(\x0b\x32(.dapr.proto.runtime.v1.MetadataSchedulerH\x00\x88\x01\x01\x12@\n\tworkflows\x18\x0c \x01(\x0b\x32(.dapr.proto.runtime.v1.MetadataWorkflowsH\x01\x88\x01\x01\x12=\n\x0bmcp_servers\x18\r \x03(\x0b\x32(.dapr.proto.runtime.v1.MetadataMCPServer\x12U\n\x18workflow_access_policies\x18\x0e \x03(\x0b\x32\x33.dapr.proto.runtime.v1.MetadataWorkflowAccessPolicy\x12?\n\x0cresiliencies\x18\x0f \x03(\x0b\x32).dapr.proto.runtime.v1.MetadataResiliency\x1a\x37\n\x15\x45xtendedMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0c\n\n_schedulerB\x0c\n\n_workflows\".\n\x11MetadataWorkflows\x12\x19\n\x11\x63onnected_workers\x18\x01 \x01(\x05\"0\n\x11MetadataScheduler\x12\x1b\n\x13\x63onnected_addresses\x18\x01 \x03(\t\"\x89\x02\n\x0c\x41\x63torRuntime\x12N\n\x0eruntime_status\x18\x01 \x01(\x0e\x32\x36.dapr.proto.runtime.v1.ActorRuntime.ActorRuntimeStatus\x12?\n\ractive_actors\x18\x02 \x03(\x0b\x32(.dapr.proto.runtime.v1.ActiveActorsCount\x12\x12\n\nhost_ready\x18\x03 \x01(\x08\x12\x11\n\tplacement\x18\x04 \x01(\t\"A\n\x12\x41\x63torRuntimeStatus\x12\x10\n\x0cINITIALIZING\x10\x00\x12\x0c\n\x08\x44ISABLED\x10\x01\x12\x0b\n\x07RUNNING\x10\x02\"0\n\x11\x41\x63tiveActorsCount\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\"Y\n\x14RegisteredComponents\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x04 \x03(\t\"$\n\x14MetadataHTTPEndpoint\x12\x0c\n\x04name\x18\x01 \x01(\t\"!\n\x11MetadataMCPServer\x12\x0c\n\x04name\x18\x01 \x01(\t\",\n\x1cMetadataWorkflowAccessPolicy\x12\x0c\n\x04name\x18\x01 \x01(\t\"\"\n\x12MetadataResiliency\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xb1\x01\n\x17\x41ppConnectionProperties\x12\x0c\n\x04port\x18\x01 \x01(\x05\x12\x10\n\x08protocol\x18\x02 \x01(\t\x12\x17\n\x0f\x63hannel_address\x18\x03 \x01(\t\x12\x17\n\x0fmax_concurrency\x18\x04 \x01(\x05\x12\x44\n\x06health\x18\x05 \x01(\x0b\x32\x34.dapr.proto.runtime.v1.AppConnectionHealthProperties\"\x91\x01\n\x1d\x41ppConnectionHealthProperties\x12\x19\n\x11health_check_path\x18\x01 \x01(\t\x12\x1d\n\x15health_probe_interval\x18\x02 \x01(\t\x12\x1c\n\x14health_probe_timeout\x18\x03 \x01(\t\x12\x18\n\x10health_threshold\x18\x04 \x01(\x05\"\xd7\x02\n\x12PubsubSubscription\x12\x1f\n\x0bpubsub_name\x18\x01 \x01(\tR\npubsubname\x12\r\n\x05topic\x18\x02 \x01(\t\x12I\n\x08metadata\x18\x03 \x03(\x0b\x32\x37.dapr.proto.runtime.v1.PubsubSubscription.MetadataEntry\x12=\n\x05rules\x18\x04 \x01(\x0b\x32..dapr.proto.runtime.v1.PubsubSubscriptionRules\x12\x19\n\x11\x64\x65\x61\x64_letter_topic\x18\x05 \x01(\t\x12;\n\x04type\x18\x06 \x01(\x0e\x32-.dapr.proto.runtime.v1.PubsubSubscriptionType\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"W\n\x17PubsubSubscriptionRules\x12<\n\x05rules\x18\x01 \x03(\x0b\x32-.dapr.proto.runtime.v1.PubsubSubscriptionRule\"5\n\x16PubsubSubscriptionRule\x12\r\n\x05match\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\"0\n\x12SetMetadataRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t*W\n\x16PubsubSubscriptionType\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x0f\n\x0b\x44\x45\x43LARATIVE\x10\x01\x12\x10\n\x0cPROGRAMMATIC\x10\x02\x12\r\n\tSTREAMING\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -27,46 +27,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETMETADATARESPONSE'].fields_by_name['active_actors_count']._serialized_options = b'\030\001'
   _globals['_PUBSUBSUBSCRIPTION_METADATAENTRY']._loaded_options = None
   _globals['_PUBSUBSUBSCRIPTION_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_PUBSUBSUBSCRIPTIONTYPE']._serialized_start=2644
-  _globals['_PUBSUBSUBSCRIPTIONTYPE']._serialized_end=2731
+  _globals['_PUBSUBSUBSCRIPTIONTYPE']._serialized_start=2686
+  _globals['_PUBSUBSUBSCRIPTIONTYPE']._serialized_end=2773
   _globals['_GETMETADATAREQUEST']._serialized_start=63
   _globals['_GETMETADATAREQUEST']._serialized_end=83
   _globals['_GETMETADATARESPONSE']._serialized_start=86
-  _globals['_GETMETADATARESPONSE']._serialized_end=1124
-  _globals['_GETMETADATARESPONSE_EXTENDEDMETADATAENTRY']._serialized_start=1041
-  _globals['_GETMETADATARESPONSE_EXTENDEDMETADATAENTRY']._serialized_end=1096
-  _globals['_METADATAWORKFLOWS']._serialized_start=1126
-  _globals['_METADATAWORKFLOWS']._serialized_end=1172
-  _globals['_METADATASCHEDULER']._serialized_start=1174
-  _globals['_METADATASCHEDULER']._serialized_end=1222
-  _globals['_ACTORRUNTIME']._serialized_start=1225
-  _globals['_ACTORRUNTIME']._serialized_end=1490
-  _globals['_ACTORRUNTIME_ACTORRUNTIMESTATUS']._serialized_start=1425
-  _globals['_ACTORRUNTIME_ACTORRUNTIMESTATUS']._serialized_end=1490
-  _globals['_ACTIVEACTORSCOUNT']._serialized_start=1492
-  _globals['_ACTIVEACTORSCOUNT']._serialized_end=1540
-  _globals['_REGISTEREDCOMPONENTS']._serialized_start=1542
-  _globals['_REGISTEREDCOMPONENTS']._serialized_end=1631
-  _globals['_METADATAHTTPENDPOINT']._serialized_start=1633
-  _globals['_METADATAHTTPENDPOINT']._serialized_end=1669
-  _globals['_METADATAMCPSERVER']._serialized_start=1671
-  _globals['_METADATAMCPSERVER']._serialized_end=1704
-  _globals['_METADATAWORKFLOWACCESSPOLICY']._serialized_start=1706
-  _globals['_METADATAWORKFLOWACCESSPOLICY']._serialized_end=1750
-  _globals['_METADATARESILIENCY']._serialized_start=1752
-  _globals['_METADATARESILIENCY']._serialized_end=1786
-  _globals['_APPCONNECTIONPROPERTIES']._serialized_start=1789
-  _globals['_APPCONNECTIONPROPERTIES']._serialized_end=1966
-  _globals['_APPCONNECTIONHEALTHPROPERTIES']._serialized_start=1969
-  _globals['_APPCONNECTIONHEALTHPROPERTIES']._serialized_end=2114
-  _globals['_PUBSUBSUBSCRIPTION']._serialized_start=2117
-  _globals['_PUBSUBSUBSCRIPTION']._serialized_end=2448
-  _globals['_PUBSUBSUBSCRIPTION_METADATAENTRY']._serialized_start=2401
-  _globals['_PUBSUBSUBSCRIPTION_METADATAENTRY']._serialized_end=2448
-  _globals['_PUBSUBSUBSCRIPTIONRULES']._serialized_start=2450
-  _globals['_PUBSUBSUBSCRIPTIONRULES']._serialized_end=2537
-  _globals['_PUBSUBSUBSCRIPTIONRULE']._serialized_start=2539
-  _globals['_PUBSUBSUBSCRIPTIONRULE']._serialized_end=2592
-  _globals['_SETMETADATAREQUEST']._serialized_start=2594
-  _globals['_SETMETADATAREQUEST']._serialized_end=2642
+  _globals['_GETMETADATARESPONSE']._serialized_end=1154
+  _globals['_GETMETADATARESPONSE_EXTENDEDMETADATAENTRY']._serialized_start=1071
+  _globals['_GETMETADATARESPONSE_EXTENDEDMETADATAENTRY']._serialized_end=1126
+  _globals['_METADATAWORKFLOWS']._serialized_start=1156
+  _globals['_METADATAWORKFLOWS']._serialized_end=1202
+  _globals['_METADATASCHEDULER']._serialized_start=1204
+  _globals['_METADATASCHEDULER']._serialized_end=1252
+  _globals['_ACTORRUNTIME']._serialized_start=1255
+  _globals['_ACTORRUNTIME']._serialized_end=1520
+  _globals['_ACTORRUNTIME_ACTORRUNTIMESTATUS']._serialized_start=1455
+  _globals['_ACTORRUNTIME_ACTORRUNTIMESTATUS']._serialized_end=1520
+  _globals['_ACTIVEACTORSCOUNT']._serialized_start=1522
+  _globals['_ACTIVEACTORSCOUNT']._serialized_end=1570
+  _globals['_REGISTEREDCOMPONENTS']._serialized_start=1572
+  _globals['_REGISTEREDCOMPONENTS']._serialized_end=1661
+  _globals['_METADATAHTTPENDPOINT']._serialized_start=1663
+  _globals['_METADATAHTTPENDPOINT']._serialized_end=1699
+  _globals['_METADATAMCPSERVER']._serialized_start=1701
+  _globals['_METADATAMCPSERVER']._serialized_end=1734
+  _globals['_METADATAWORKFLOWACCESSPOLICY']._serialized_start=1736
+  _globals['_METADATAWORKFLOWACCESSPOLICY']._serialized_end=1780
+  _globals['_METADATARESILIENCY']._serialized_start=1782
+  _globals['_METADATARESILIENCY']._serialized_end=1816
+  _globals['_APPCONNECTIONPROPERTIES']._serialized_start=1819
+  _globals['_APPCONNECTIONPROPERTIES']._serialized_end=1996
+  _globals['_APPCONNECTIONHEALTHPROPERTIES']._serialized_start=1999
+  _globals['_APPCONNECTIONHEALTHPROPERTIES']._serialized_end=2144
+  _globals['_PUBSUBSUBSCRIPTION']._serialized_start=2147
+  _globals['_PUBSUBSUBSCRIPTION']._serialized_end=2490
+  _globals['_PUBSUBSUBSCRIPTION_METADATAENTRY']._serialized_start=2443
+  _globals['_PUBSUBSUBSCRIPTION_METADATAENTRY']._serialized_end=2490
+  _globals['_PUBSUBSUBSCRIPTIONRULES']._serialized_start=2492
+  _globals['_PUBSUBSUBSCRIPTIONRULES']._serialized_end=2579
+  _globals['_PUBSUBSUBSCRIPTIONRULE']._serialized_start=2581
+  _globals['_PUBSUBSUBSCRIPTIONRULE']._serialized_end=2634
+  _globals['_SETMETADATAREQUEST']._serialized_start=2636
+  _globals['_SETMETADATAREQUEST']._serialized_end=2684
 # @@protoc_insertion_point(module_scope)

@@ -15,7 +15,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$dapr/proto/runtime/v1/workflow.proto\x12\x15\x64\x61pr.proto.runtime.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"e\n\x12GetWorkflowRequest\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x1a\n\x12workflow_component\x18\x02 \x01(\t\x12\x13\n\x06\x61pp_id\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\t\n\x07_app_id\"\xc1\x02\n\x13GetWorkflowResponse\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x15\n\rworkflow_name\x18\x02 \x01(\t\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0flast_updated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0eruntime_status\x18\x05 \x01(\t\x12N\n\nproperties\x18\x06 \x03(\x0b\x32:.dapr.proto.runtime.v1.GetWorkflowResponse.PropertiesEntry\x1a\x31\n\x0fPropertiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x88\x02\n\x14StartWorkflowRequest\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x1a\n\x12workflow_component\x18\x02 \x01(\t\x12\x15\n\rworkflow_name\x18\x03 \x01(\t\x12I\n\x07options\x18\x04 \x03(\x0b\x32\x38.dapr.proto.runtime.v1.StartWorkflowRequest.OptionsEntry\x12\r\n\x05input\x18\x05 \x01(\x0c\x12\x13\n\x06\x61pp_id\x18\x06 \x01(\tH\x00\x88\x01\x01\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07_app_id\",\n\x15StartWorkflowResponse\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\"k\n\x18TerminateWorkflowRequest\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x1a\n\x12workflow_component\x18\x02 \x01(\t\x12\x13\n\x06\x61pp_id\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\t\n\x07_app_id\"g\n\x14PauseWorkflowRequest\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x1a\n\x12workflow_component\x18\x02 \x01(\t\x12\x13\n\x06\x61pp_id\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\t\n\x07_app_id\"h\n\x15ResumeWorkflowRequest\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x1a\n\x12workflow_component\x18\x02 \x01(\t\x12\x13\n\x06\x61pp_id\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\t\n\x07_app_id\"\x94\x01\n\x19RaiseEventWorkflowRequest\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x1a\n\x12workflow_component\x18\x02 \x01(\t\x12\x12\n\nevent_name\x18\x03 \x01(\t\x12\x12\n\nevent_data\x18\x04 \x01(\x0c\x12\x13\n\x06\x61pp_id\x18\x05 \x01(\tH\x00\x88\x01\x01\x42\t\n\x07_app_id\"g\n\x14PurgeWorkflowRequest\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x1a\n\x12workflow_component\x18\x02 \x01(\t\x12\x13\n\x06\x61pp_id\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\t\n\x07_app_idb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$dapr/proto/runtime/v1/workflow.proto\x12\x15\x64\x61pr.proto.runtime.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"x\n\x12GetWorkflowRequest\x12\x1f\n\x0binstance_id\x18\x01 \x01(\tR\ninstanceID\x12\x1a\n\x12workflow_component\x18\x02 \x01(\t\x12\x1a\n\x06\x61pp_id\x18\x03 \x01(\tH\x00R\x05\x61ppID\x88\x01\x01\x42\t\n\x07_app_id\"\xcd\x02\n\x13GetWorkflowResponse\x12\x1f\n\x0binstance_id\x18\x01 \x01(\tR\ninstanceID\x12\x15\n\rworkflow_name\x18\x02 \x01(\t\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0flast_updated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0eruntime_status\x18\x05 \x01(\t\x12N\n\nproperties\x18\x06 \x03(\x0b\x32:.dapr.proto.runtime.v1.GetWorkflowResponse.PropertiesEntry\x1a\x31\n\x0fPropertiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x9b\x02\n\x14StartWorkflowRequest\x12\x1f\n\x0binstance_id\x18\x01 \x01(\tR\ninstanceID\x12\x1a\n\x12workflow_component\x18\x02 \x01(\t\x12\x15\n\rworkflow_name\x18\x03 \x01(\t\x12I\n\x07options\x18\x04 \x03(\x0b\x32\x38.dapr.proto.runtime.v1.StartWorkflowRequest.OptionsEntry\x12\r\n\x05input\x18\x05 \x01(\x0c\x12\x1a\n\x06\x61pp_id\x18\x06 \x01(\tH\x00R\x05\x61ppID\x88\x01\x01\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07_app_id\"8\n\x15StartWorkflowResponse\x12\x1f\n\x0binstance_id\x18\x01 \x01(\tR\ninstanceID\"~\n\x18TerminateWorkflowRequest\x12\x1f\n\x0binstance_id\x18\x01 \x01(\tR\ninstanceID\x12\x1a\n\x12workflow_component\x18\x02 \x01(\t\x12\x1a\n\x06\x61pp_id\x18\x03 \x01(\tH\x00R\x05\x61ppID\x88\x01\x01\x42\t\n\x07_app_id\"z\n\x14PauseWorkflowRequest\x12\x1f\n\x0binstance_id\x18\x01 \x01(\tR\ninstanceID\x12\x1a\n\x12workflow_component\x18\x02 \x01(\t\x12\x1a\n\x06\x61pp_id\x18\x03 \x01(\tH\x00R\x05\x61ppID\x88\x01\x01\x42\t\n\x07_app_id\"{\n\x15ResumeWorkflowRequest\x12\x1f\n\x0binstance_id\x18\x01 \x01(\tR\ninstanceID\x12\x1a\n\x12workflow_component\x18\x02 \x01(\t\x12\x1a\n\x06\x61pp_id\x18\x03 \x01(\tH\x00R\x05\x61ppID\x88\x01\x01\x42\t\n\x07_app_id\"\xa7\x01\n\x19RaiseEventWorkflowRequest\x12\x1f\n\x0binstance_id\x18\x01 \x01(\tR\ninstanceID\x12\x1a\n\x12workflow_component\x18\x02 \x01(\t\x12\x12\n\nevent_name\x18\x03 \x01(\t\x12\x12\n\nevent_data\x18\x04 \x01(\x0c\x12\x1a\n\x06\x61pp_id\x18\x05 \x01(\tH\x00R\x05\x61ppID\x88\x01\x01\x42\t\n\x07_app_id\"z\n\x14PurgeWorkflowRequest\x12\x1f\n\x0binstance_id\x18\x01 \x01(\tR\ninstanceID\x12\x1a\n\x12workflow_component\x18\x02 \x01(\t\x12\x1a\n\x06\x61pp_id\x18\x03 \x01(\tH\x00R\x05\x61ppID\x88\x01\x01\x42\t\n\x07_app_idb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -27,25 +27,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STARTWORKFLOWREQUEST_OPTIONSENTRY']._loaded_options = None
   _globals['_STARTWORKFLOWREQUEST_OPTIONSENTRY']._serialized_options = b'8\001'
   _globals['_GETWORKFLOWREQUEST']._serialized_start=96
-  _globals['_GETWORKFLOWREQUEST']._serialized_end=197
-  _globals['_GETWORKFLOWRESPONSE']._serialized_start=200
-  _globals['_GETWORKFLOWRESPONSE']._serialized_end=521
-  _globals['_GETWORKFLOWRESPONSE_PROPERTIESENTRY']._serialized_start=472
-  _globals['_GETWORKFLOWRESPONSE_PROPERTIESENTRY']._serialized_end=521
-  _globals['_STARTWORKFLOWREQUEST']._serialized_start=524
-  _globals['_STARTWORKFLOWREQUEST']._serialized_end=788
-  _globals['_STARTWORKFLOWREQUEST_OPTIONSENTRY']._serialized_start=731
-  _globals['_STARTWORKFLOWREQUEST_OPTIONSENTRY']._serialized_end=777
-  _globals['_STARTWORKFLOWRESPONSE']._serialized_start=790
-  _globals['_STARTWORKFLOWRESPONSE']._serialized_end=834
-  _globals['_TERMINATEWORKFLOWREQUEST']._serialized_start=836
-  _globals['_TERMINATEWORKFLOWREQUEST']._serialized_end=943
-  _globals['_PAUSEWORKFLOWREQUEST']._serialized_start=945
-  _globals['_PAUSEWORKFLOWREQUEST']._serialized_end=1048
-  _globals['_RESUMEWORKFLOWREQUEST']._serialized_start=1050
-  _globals['_RESUMEWORKFLOWREQUEST']._serialized_end=1154
-  _globals['_RAISEEVENTWORKFLOWREQUEST']._serialized_start=1157
-  _globals['_RAISEEVENTWORKFLOWREQUEST']._serialized_end=1305
-  _globals['_PURGEWORKFLOWREQUEST']._serialized_start=1307
-  _globals['_PURGEWORKFLOWREQUEST']._serialized_end=1410
+  _globals['_GETWORKFLOWREQUEST']._serialized_end=216
+  _globals['_GETWORKFLOWRESPONSE']._serialized_start=219
+  _globals['_GETWORKFLOWRESPONSE']._serialized_end=552
+  _globals['_GETWORKFLOWRESPONSE_PROPERTIESENTRY']._serialized_start=503
+  _globals['_GETWORKFLOWRESPONSE_PROPERTIESENTRY']._serialized_end=552
+  _globals['_STARTWORKFLOWREQUEST']._serialized_start=555
+  _globals['_STARTWORKFLOWREQUEST']._serialized_end=838
+  _globals['_STARTWORKFLOWREQUEST_OPTIONSENTRY']._serialized_start=781
+  _globals['_STARTWORKFLOWREQUEST_OPTIONSENTRY']._serialized_end=827
+  _globals['_STARTWORKFLOWRESPONSE']._serialized_start=840
+  _globals['_STARTWORKFLOWRESPONSE']._serialized_end=896
+  _globals['_TERMINATEWORKFLOWREQUEST']._serialized_start=898
+  _globals['_TERMINATEWORKFLOWREQUEST']._serialized_end=1024
+  _globals['_PAUSEWORKFLOWREQUEST']._serialized_start=1026
+  _globals['_PAUSEWORKFLOWREQUEST']._serialized_end=1148
+  _globals['_RESUMEWORKFLOWREQUEST']._serialized_start=1150
+  _globals['_RESUMEWORKFLOWREQUEST']._serialized_end=1273
+  _globals['_RAISEEVENTWORKFLOWREQUEST']._serialized_start=1276
+  _globals['_RAISEEVENTWORKFLOWREQUEST']._serialized_end=1443
+  _globals['_PURGEWORKFLOWREQUEST']._serialized_start=1445
+  _globals['_PURGEWORKFLOWREQUEST']._serialized_end=1567
 # @@protoc_insertion_point(module_scope)
