@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from edge_runtime.api.grpc.invoke import InvokeRpcs
 from edge_runtime.api.grpc.metadata import MetadataRpcs
 from edge_runtime.api.grpc.pubsub import PubSubRpcs
+from edge_runtime.api.grpc.reflection import reflection_services
 from edge_runtime.api.grpc.secrets import SecretsRpcs
 from edge_runtime.api.grpc.state import StateRpcs
 from edge_runtime.api.grpc.subscribe import SubscribeRpcs
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from edge_runtime.api.blocks import Blocks
 
 
-class Dapr(StateRpcs, PubSubRpcs, SecretsRpcs, MetadataRpcs, SubscribeRpcs, UnconfiguredRpcs, DaprBase):
+class Dapr(StateRpcs, PubSubRpcs, SecretsRpcs, MetadataRpcs, InvokeRpcs, SubscribeRpcs, UnconfiguredRpcs, DaprBase):
     """Every rpc of `dapr.proto.runtime.v1.Dapr`."""
 
     def __init__(self, blocks: Blocks) -> None:
@@ -28,4 +30,5 @@ Dapr.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
 
 def services_of(blocks: Blocks) -> tuple[Any, ...]:
     """Everything that the gRPC port of an app serves itself."""
-    return (Dapr(blocks),)
+    dapr = Dapr(blocks)
+    return dapr, *reflection_services([dapr])
