@@ -28,6 +28,7 @@ from edge_runtime.proto.dapr.proto.runtime.v1.appcallback_pb2 import (
     TopicEventResponse,
 )
 from edge_runtime.wire import cloudevents
+from edge_runtime.wire.exact_json import NULL
 from edge_runtime.wire.headers import metadata_headers
 
 logger: Final = logging.getLogger("dapr.runtime.processor.subscription")
@@ -97,7 +98,7 @@ def _data(members: _Members, content_type: str) -> bytes:
     if encoded is not None:
         return _decoded(encoded)
     data = members.get("data")
-    if data is None or data == b"null":
+    if data is None or data == NULL:
         return b""
     kind = cloudevents.media_type(content_type)
     if kind in (cloudevents.JSON_TYPE, cloudevents.CLOUD_EVENT):

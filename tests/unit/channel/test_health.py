@@ -129,3 +129,21 @@ async def test_without_probing_app_is_well() -> None:
     await health.run()
     assert health.healthy
     assert channel.probed_at == []
+
+
+async def test_codes_of_grpc_are_judged_and_counted(autojump_clock: trio.testing.MockClock) -> None:
+    metrics = Metrics("a")
+    channel = FaultyChannel([0, 12, 12, "down", "hang", 0])
+    as_channel: HttpChannel = channel  # type: ignore[assignment]
+    health = AppHealth(as_channel, HealthSettings(), metrics, grpc=True)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(health.run)
+        for healthy in (True, False, True):
+            await health.wait_for(healthy)
+        nursery.cancel_scope.cancel()
+    page = render([metrics])
+    counted = {"OK": 2, "Unimplemented": 2, "Unavailable": 1, "DeadlineExceeded": 1}
+    for name, count in counted.items():
+        series = f'dapr_grpc_io_healthprobes_completed_count{{app_id="a",grpc_client_status="{name}"}}'
+        assert f"{series} {count}" in page
+    assert "dapr_http_healthprobes" not in page

@@ -13,8 +13,9 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from edge_runtime.blocks.pubsub import PubSubBinding, Subscriber, SubscriptionSpec
+from edge_runtime.blocks.pubsub.app import Batch, Event, Verdict
 from edge_runtime.blocks.pubsub.rules import Rule
-from edge_runtime.blocks.pubsub.subscriptions import BulkSettings
+from edge_runtime.blocks.pubsub.subscriptions import BulkSettings, DiscoveryError
 from edge_runtime.model.errors import DriverError
 from edge_runtime.model.ports import Outcome
 from edge_runtime.observability.metrics import Metrics
@@ -352,4 +353,71 @@ async def test_failures_in_flight_do_not_hold_a_stop(autojump_clock: object, cap
     with caplog.at_level(logging.WARNING):
         assert await deliver_while_stopping(setting, 3) == []
     assert trio.current_time() - started == 3
+    assert setting.broker.published == []
+
+
+# --- apps that list their subscriptions -------------------------------------------------------------------------------
+
+
+class ListingApp:
+    """A kind of app that has a call of its own for what it subscribes to."""
+
+    def __init__(self, *answers: Sequence[SubscriptionSpec] | Exception) -> None:
+        self.answers = list(answers)
+        self.asked = 0
+
+    async def list_subscriptions(self) -> Sequence[SubscriptionSpec]:
+        self.asked += 1
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def deliver(self, event: Event, path: str) -> Verdict:
+        return Verdict.IGNORED
+
+    async def deliver_bulk(self, batch: Batch, path: str) -> dict[str, Verdict]:
+        return {}
+
+
+async def test_a_listing_app_is_asked_whenever_it_turns_healthy() -> None:
+    app = ListingApp([declared("a"), declared("b")], [declared("b"), declared("c")])
+    setting = Setting(app=app)
+    async with setting.running():
+        assert setting.topics() == ["a", "b"]
+        setting.subscriber.pause()
+        await wait_all_tasks_blocked()
+        assert setting.topics() == []
+        setting.subscriber.resume()
+        await wait_all_tasks_blocked()
+        assert setting.topics() == ["b", "c"]
+        assert (app.asked, setting.app.requests) == (2, [])
+
+
+async def test_a_list_is_kept_while_the_app_cannot_be_asked(autojump_clock: object) -> None:
+    failures = [DriverError("away")] * 4
+    app = ListingApp(DriverError("away"), [declared("a")], *failures, DiscoveryError("bad"), [])
+    setting = Setting(app=app)
+    async with setting.running():
+        for topics in (["a"], ["a"], []):
+            setting.subscriber.pause()
+            setting.subscriber.resume()
+            await trio.sleep(10)
+            assert setting.topics() == topics
+
+
+async def test_an_app_that_never_listed_starts_nothing(autojump_clock: object) -> None:
+    setting = Setting(app=ListingApp(DiscoveryError("bad"), [declared("a")]), declarative=[declared("d")])
+    async with setting.running():
+        assert setting.topics() == []
+        setting.subscriber.pause()
+        setting.subscriber.resume()
+        await wait_all_tasks_blocked()
+        assert setting.topics() == ["a", "d"]
+
+
+async def test_an_event_that_the_app_cannot_take_has_no_dead_letter() -> None:
+    setting = Setting(app=ListingApp([declared("t", dead_letter_topic="dead")]))
+    async with setting.running():
+        assert await setting.broker.push("t", b"{}") is Outcome.ACK
     assert setting.broker.published == []
