@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edge_runtime.api.grpc.invoke import InvokeRpcs
 from edge_runtime.api.grpc.metadata import MetadataRpcs
 from edge_runtime.api.grpc.pubsub import PubSubRpcs
-from edge_runtime.api.grpc.reflection import reflection_services
+from edge_runtime.api.grpc.reflection import Service, reflection_services
 from edge_runtime.api.grpc.secrets import SecretsRpcs
 from edge_runtime.api.grpc.state import StateRpcs
 from edge_runtime.api.grpc.subscribe import SubscribeRpcs
@@ -25,10 +25,7 @@ class Dapr(StateRpcs, PubSubRpcs, SecretsRpcs, MetadataRpcs, InvokeRpcs, Subscri
         self.blocks = blocks
 
 
-Dapr.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
-
-
-def services_of(blocks: Blocks) -> tuple[Any, ...]:
+def services_of(blocks: Blocks) -> tuple[Service, ...]:
     """Everything that the gRPC port of an app serves itself."""
     dapr = Dapr(blocks)
     return dapr, *reflection_services([dapr])
