@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
 from edge_runtime.channel.metrics import HttpClientMetrics
 from edge_runtime.model.http import Body, Header, Headers, Request, Response
 from edge_runtime.net.connections import Origin
-from edge_runtime.net.http_client import HttpClient
 from edge_runtime.net.stream import IteratorBody
 
 TOKEN_HEADER: Final = b"dapr-api-token"
@@ -24,12 +23,18 @@ _USER_AGENT: Final[Header] = (b"user-agent", b"Go-http-client/1.1")
 _GZIP: Final[Header] = (b"accept-encoding", b"gzip")
 
 
+class Client(Protocol):
+    """What sends a request and has its answer: `HttpClient`, or `H2cClient` beside it."""
+
+    async def send(self, origin: Origin, request: Request) -> Response: ...
+
+
 class Calls:
     """Sends through `client`. `max_concurrency` below 1 is no limit; `token` replaces the caller's `dapr-api-token`."""
 
     def __init__(
         self,
-        client: HttpClient,
+        client: Client,
         *,
         max_concurrency: int = -1,
         token: str = "",

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
 
 from edge_runtime.channel.calls import Calls
-from edge_runtime.channel.http import ChannelSettings, client_limits, trusting_tls
+from edge_runtime.channel.http import ChannelSettings, client_limits, open_client
 from edge_runtime.channel.metrics import HttpClientMetrics
 from edge_runtime.model.errors import ConfigError, DriverError
 from edge_runtime.model.http import EMPTY, Header, Request, Response
@@ -98,9 +98,9 @@ class Outside:
 
 @asynccontextmanager
 async def open_outside(settings: ChannelSettings, metrics: HttpClientMetrics | None = None) -> AsyncIterator[Outside]:
-    """For calls to direct URLs. An app that speaks https switches certificate checks off here too, as in Dapr."""
-    tls = trusting_tls if settings.protocol == "https" else checking_tls
-    async with open_http_client(client_limits(settings.read_buffer_bytes), tls) as client:
+    """For calls to direct URLs. An app that speaks https switches certificate checks off here too, as in Dapr, and one
+    that speaks h2c means HTTP/2 here too."""
+    async with open_client(settings) as client:
         yield Outside(
             Calls(client, max_concurrency=settings.max_concurrency, token=settings.api_token, metrics=metrics)
         )

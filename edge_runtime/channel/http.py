@@ -1,20 +1,20 @@
-"""The channel to an app that speaks HTTP: one base address, its token, its limit, its health gate."""
+"""The channel to an app that speaks HTTP (1.1, or 2 without TLS): one base address, its token, limit, health gate."""
 
 from __future__ import annotations
 
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final, NamedTuple
 
 import trio
 
-from edge_runtime.channel.calls import Calls
+from edge_runtime.channel.calls import Calls, Client
 from edge_runtime.channel.metrics import HttpClientMetrics
 from edge_runtime.model.errors import ConfigError, DriverError
 from edge_runtime.model.http import Request, Response
-from edge_runtime.net.connections import Origin
-from edge_runtime.net.http_client import ClientLimits, HttpClient, open_http_client
+from edge_runtime.net.connections import Origin, checking_tls
+from edge_runtime.net.http_client import ClientLimits, open_http_client
 
 READ_BUFFER_BYTES: Final = 4096
 # Dapr's server and client allow this much over the setting.
@@ -87,10 +87,8 @@ def client_limits(read_buffer_bytes: int) -> ClientLimits:
 
 def app_origin(settings: ChannelSettings) -> Origin:
     """Where the app listens. Raises `ConfigError` for a protocol that this channel does not speak."""
-    if settings.protocol not in ("http", "https"):
-        raise ConfigError(
-            f"--app-protocol {settings.protocol} is served by a later part of edge-runtime; expected http or https"
-        )
+    if settings.protocol not in ("http", "https", "h2c"):
+        raise ConfigError(f"an app with --app-protocol {settings.protocol} is not called over HTTP")
     return Origin(settings.protocol, settings.address.strip("[]"), settings.port)
 
 
@@ -111,9 +109,20 @@ async def open_http_channel(
 ) -> AsyncIterator[HttpChannel]:
     """A channel for as long as the block lasts; nothing is connected before the first call."""
     origin = app_origin(settings)
-    async with open_http_client(client_limits(settings.read_buffer_bytes), trusting_tls) as client:
+    async with open_client(settings) as client:
         yield HttpChannel(_app_calls(client, settings, metrics), Calls(client), origin)
 
 
-def _app_calls(client: HttpClient, settings: ChannelSettings, metrics: HttpClientMetrics | None) -> Calls:
+def open_client(settings: ChannelSettings) -> AbstractAsyncContextManager[Client]:
+    """The client that an app of this protocol is called by; direct URLs are called by one of the same kind."""
+    limits = client_limits(settings.read_buffer_bytes)
+    if settings.protocol == "h2c":
+        # Imported when an app speaks it: few do.
+        from edge_runtime.net.http2_client import open_h2c_client
+
+        return open_h2c_client(limits)
+    return open_http_client(limits, trusting_tls if settings.protocol == "https" else checking_tls)
+
+
+def _app_calls(client: Client, settings: ChannelSettings, metrics: HttpClientMetrics | None) -> Calls:
     return Calls(client, max_concurrency=settings.max_concurrency, token=settings.api_token, metrics=metrics)

@@ -132,6 +132,7 @@ class H2cClient:
         tls = self._make_tls() if origin.scheme == "https" else None
         timeout_s = self._limits.connect_timeout_s
         async with open_http2_client(origin, tls, self._wire_limits, timeout_s=timeout_s) as connection:
+            await connection.settled.wait()  # how many streams the app takes
             lines.connections.append(connection)
             try:
                 task_status.started(connection)

@@ -9,6 +9,7 @@ from edge_runtime.model.errors import ConfigError
 from edge_runtime.model.http import Request
 from edge_runtime.net.connections import Origin
 from tests.loopback import always, loopback_app
+from tests.loopback_http2 import loopback_http2
 
 GET = Request("GET", b"/x", [])
 
@@ -18,10 +19,22 @@ def test_address_is_taken_from_flags() -> None:
     assert app_origin(ChannelSettings(1, "[::1]", "https")) == Origin("https", "::1", 1)
 
 
-@pytest.mark.parametrize("protocol", ["h2c", "grpc", "grpcs"])
-def test_later_protocols_are_named(protocol: str) -> None:
-    with pytest.raises(ConfigError, match=f"--app-protocol {protocol} is served by a later part"):
+@pytest.mark.parametrize("protocol", ["grpc", "grpcs"])
+def test_other_protocols_are_refused(protocol: str) -> None:
+    with pytest.raises(ConfigError, match=f"--app-protocol {protocol} is not called over HTTP"):
         app_origin(ChannelSettings(3000, protocol=protocol))
+
+
+async def test_h2c_app_is_called_over_http2() -> None:
+    async with loopback_http2() as app:
+        settings = ChannelSettings(app.origin.port, protocol="h2c", api_token="t", max_concurrency=1)
+        assert app_origin(settings) == app.origin
+        async with open_http_channel(settings) as channel:
+            assert (await channel.send(GET)).status == 200
+            assert app.last.values(b"dapr-api-token") == [b"t"]
+            assert await channel.probe("/healthz") == 200
+            assert (app.last.target, app.last.values(b"dapr-api-token")) == (b"/healthz", [])
+            assert app.connections == 1
 
 
 async def test_token_goes_with_calls() -> None:
