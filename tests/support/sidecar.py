@@ -165,7 +165,7 @@ class Sidecar(Program):
         ready: str = READY,
     ) -> None:
         self.port = port or free_port()
-        self.grpc_port = free_port()
+        self.grpc_port = grpc_port or free_port()
         self.metrics_port = free_port()
         command = [
             sys.executable,
