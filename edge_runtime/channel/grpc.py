@@ -18,12 +18,13 @@ from google.protobuf.message import Message
 from edge_runtime.channel.calls import TOKEN_HEADER
 from edge_runtime.channel.grpc_metrics import GrpcClientMetrics
 from edge_runtime.channel.http import AppUnhealthy, ChannelSettings, trusting_tls
-from edge_runtime.channel.on_invoke import crossing, error_response, invoke_request, metadata_of, response_of
+from edge_runtime.channel.on_invoke import error_response, invoke_request, metadata_of, response_of
 from edge_runtime.model.errors import ConfigError
 from edge_runtime.net.connections import Origin
 from edge_runtime.net.grpc.client import GrpcClient, RpcError, open_grpc_client
 from edge_runtime.net.grpc.limits import GrpcLimits
 from edge_runtime.net.http2 import Http2Limits
+from edge_runtime.observability.trace import binary_of, valid_traceparent
 from edge_runtime.proto.dapr.proto.common.v1.common_pb2 import InvokeRequest, InvokeResponse
 from edge_runtime.proto.dapr.proto.runtime.v1.appcallback_pb2 import HealthCheckResponse
 from edge_runtime.wire.grpc.status import CANCELLED, OK, UNAVAILABLE, Ending
@@ -146,17 +147,18 @@ class GrpcAppChannel:
     async def send(self, request: Request) -> Response:
         """An HTTP request as `OnInvoke`, and what became of it as an answer. Raises `DriverError`."""
         content = await request.body.read(self.message_bytes_max)
+        metadata = metadata_of(request.headers)
+        traceparent = (request.header(b"traceparent") or b"").decode("latin-1")
+        if valid_traceparent(traceparent):
+            metadata.append(("grpc-trace-bin", binary_of(traceparent)))
         try:
-            reply = await self._invoke(invoke_request(request, content), metadata_of(request.headers))
+            reply = await self.on_invoke(invoke_request(request, content), metadata)
         except RpcError as error:
             return error_response(Ending(error.code, error.message, error.details), error.initial)
         return response_of(reply.message, reply.initial)
 
     async def on_invoke(self, message: InvokeRequest, metadata: Sequence[Pair]) -> Reply[InvokeResponse]:
-        """`OnInvoke` for a caller that speaks gRPC too."""
-        return await self._invoke(message, crossing(metadata))
-
-    async def _invoke(self, message: InvokeRequest, metadata: Sequence[Pair]) -> Reply[InvokeResponse]:
+        """`OnInvoke`, with metadata as it is."""
         return await self.unary(ON_INVOKE, message, InvokeResponse, metadata=metadata)
 
     # --- calls that are passed on -----------------------------------------------------------------------------------

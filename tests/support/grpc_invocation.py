@@ -7,7 +7,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from edge_runtime.api.grpc.face import GrpcFace
-from edge_runtime.api.grpc.invoke import InvokeRpcs
 from edge_runtime.api.grpc.proxy import Proxy
 from edge_runtime.api.settings import FaceSettings
 from edge_runtime.blocks.invoke import Invoker, LocalPeers, Peer
@@ -20,7 +19,6 @@ from edge_runtime.net.grpc.limits import GrpcLimits
 from edge_runtime.observability.grpc_metrics import GrpcServerMetrics
 from edge_runtime.observability.metrics import Metrics
 from edge_runtime.observability.trace import Tracer
-from edge_runtime.proto.dapr.proto.runtime.v1.dapr_grpc import DaprBase
 from edge_runtime.resiliency.policies import Policies
 from edge_runtime.security.access import AccessPolicy
 from tests.support.grpc_server import Served, serve_grpc
@@ -39,14 +37,6 @@ class Node:
         self.channels = channels
         self.peers = peers
         self.metrics = metrics
-
-
-class _Dapr(InvokeRpcs, DaprBase):
-    def __init__(self, blocks: Any) -> None:
-        self.blocks = blocks
-
-
-_Dapr.__abstractmethods__ = frozenset()
 
 
 @asynccontextmanager
@@ -81,7 +71,6 @@ async def open_node(
             tracer or Tracer(None),
             GrpcServerMetrics(metrics),
             Proxy(invoker).handle,
-            services=[_Dapr(blocks)],
         )
         served = await stack.enter_async_context(serve_grpc(face.handle, GrpcLimits(message_bytes_max)))
         client = await stack.enter_async_context(

@@ -22,7 +22,7 @@ class GrpcApp(Protocol):
     async def on_invoke(
         self, message: InvokeRequest, metadata: Sequence[tuple[str, str | bytes]]
     ) -> Reply[InvokeResponse]:
-        """`OnInvoke`, with the caller's metadata."""
+        """`OnInvoke`, with metadata as it is."""
 
     async def open_stream(self, path: str, headers: Sequence[Header]) -> tuple[Stream, Callable[[], None]]:
         """A call of any method, whose bytes are the caller's matter. The function must follow, once: it is over."""
