@@ -325,8 +325,9 @@ def grpc_rows(options: argparse.Namespace, report: Report, directory: str) -> No
     """A node of its own, whose app speaks gRPC."""
     resources, state = folder(directory, "resources"), folder(directory, "grpc")
     for name, kind in COMPONENTS.items():
+        file = f"metadata: [{{name: connectionString, value: {state}/{name}.db}}]" if kind.endswith("sqlite") else ""
         head = f"apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {{name: {name}}}\n"
-        Path(resources, f"{name}.yaml").write_text(f"{head}spec: {{type: {kind}, version: v1}}\n")
+        Path(resources, f"{name}.yaml").write_text(f"{head}spec:\n  type: {kind}\n  version: v1\n  {file}\n")
     app_port, port, grpc_port = free_port(), free_port(), free_port()
     app = [sys.executable, "-m", "tools.benchmark.grpc_app", str(app_port)]
     command = daprd_command(app_port, port, state, grpc_port=grpc_port)
