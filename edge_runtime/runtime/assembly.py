@@ -430,7 +430,8 @@ def _invoker(app: App, files: Files, policies: Policies, peer: Peer, outside: _O
 
 def _access(files: Files) -> AccessPolicy | None:
     access = files.configuration.access_control
-    return None if access is None else AccessPolicy(access)
+    protocol = "grpc" if files.flags.protocol in ("grpc", "grpcs") else "http"
+    return None if access is None else AccessPolicy(access, protocol)
 
 
 def _is(item: Opened, category: str) -> bool:
