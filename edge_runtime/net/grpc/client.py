@@ -503,8 +503,11 @@ def _ending_of(error: Http2Error) -> Ending:
 
 
 _DEFAULT_LIMITS: Final = GrpcLimits()
-# No pings of ours, which the peer may find too many, and as many streams as the peer takes, but for a bound.
-CLIENT_HTTP2_LIMITS: Final = Http2Limits(streams_max=8192, keepalive_idle_s=0.0, idle_max_s=0.0)
+# No pings of ours, which the peer may find too many, and as many streams as the peer takes, but for a bound. What it
+# still sends for streams that we have cancelled is no fault of its own.
+CLIENT_HTTP2_LIMITS: Final = Http2Limits(
+    streams_max=8192, keepalive_idle_s=0.0, idle_max_s=0.0, useless_frames_max=1_000_000
+)
 
 
 @asynccontextmanager
