@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from types import MethodType
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 from grpclib.const import Handler, Status
@@ -28,6 +28,7 @@ from edge_runtime.security.token import token_matches
 
 if TYPE_CHECKING:
     from edge_runtime.api.blocks import Blocks
+    from edge_runtime.api.grpc.reflection import Service
     from edge_runtime.api.settings import FaceSettings
     from edge_runtime.net.grpc.server import ServerCall
     from edge_runtime.observability.grpc_metrics import GrpcServerMetrics
@@ -44,12 +45,6 @@ _OK, _CANCELLED, _UNKNOWN, _DEADLINE_EXCEEDED = 0, 1, 2, 4
 
 # Passes a call on and its answer back; the code that it ended with.
 Proxy = Callable[["ServerCall", Trace], Awaitable[int]]
-
-
-class Service(Protocol):
-    """What grpclib's generated bases have: the handlers by their paths."""
-
-    def __mapping__(self) -> dict[str, Handler]: ...
 
 
 class _Rpc:
