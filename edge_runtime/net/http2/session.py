@@ -147,7 +147,7 @@ class Session:
         elif not self.wire.settled and now >= self._begun_at + limits.preface_timeout_s:
             self.end("the peer has sent no settings")
         elif self._pinged_at is not None:
-            if self._received_at > self._pinged_at:
+            if self._received_at >= self._pinged_at:
                 self._pinged_at = None
             elif now >= self._pinged_at + limits.keepalive_timeout_s:
                 self.end("the peer does not answer")

@@ -16,6 +16,8 @@ Header = tuple[bytes, bytes]
 # Never put into a compression table, so that nobody can find them out by the size of what is sent.
 _SENSITIVE: Final = frozenset((b"authorization", b"cookie", b"set-cookie", b"dapr-api-token"))
 
+_UNREADABLE: Final = "a header block cannot be decompressed"
+
 
 class Encoder:
     """Compresses the header blocks of one direction of a connection."""
@@ -49,11 +51,11 @@ class Decoder:
         except self._oversized:
             raise ConnectionFault(ENHANCE_YOUR_CALM, "the header list is too large") from None
         except Exception as error:
-            raise ConnectionFault(COMPRESSION_ERROR, str(error)) from error
+            raise ConnectionFault(COMPRESSION_ERROR, _UNREADABLE) from error
         except BaseException as error:
             if type(error).__name__ != "PanicException":  # what jh2 has for some blocks that are cut off
                 raise
-            raise ConnectionFault(COMPRESSION_ERROR, "the header block is cut off") from None
+            raise ConnectionFault(COMPRESSION_ERROR, _UNREADABLE) from None
 
 
 class Engine(NamedTuple):

@@ -1,10 +1,11 @@
-"""A server and a client of HTTP/2 on loopback."""
+"""A server and a client of HTTP/2 on loopback, and a client that does as it is told, frame by frame."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+import pytest
 import trio
 
 from edge_runtime.model.http import EMPTY, Request, Response
@@ -13,12 +14,54 @@ from edge_runtime.net.http2 import Http2Client, Http2Limits, Http2Server, Stream
 from edge_runtime.net.http_server import serve_http
 from edge_runtime.net.listeners import open_listeners
 from edge_runtime.wire.http2 import Engine, Header, engine
+from edge_runtime.wire.http2 import codes as c
+from tests.unit.wire.http2.wires import Frame, frame, frames, settings
 
+ENGINES = pytest.mark.parametrize("codec", ["jh2", "h2"])
 OnStream = Callable[[Stream], Awaitable[None]]
 REQUEST: list[Header] = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/a"), (b":authority", b"node")]
 OK: list[Header] = [(b":status", b"200")]
 TRAILERS: list[Header] = [(b"grpc-status", b"0")]
+LIMITS = Http2Limits()
 CLIENT_LIMITS = Http2Limits(keepalive_idle_s=0.0, idle_max_s=0.0)
+
+
+class RawClient:
+    """Sends frames as they are given, and reads frames."""
+
+    def __init__(self, stream: trio.SocketStream, codec: Engine) -> None:
+        self.stream = stream
+        self.encoder = codec.new_encoder()
+        self.ended = False
+        self._data = b""
+
+    async def send(self, *data: bytes) -> None:
+        await self.stream.send_all(b"".join(data))
+
+    async def greet(self, *pairs: tuple[int, int]) -> None:
+        await self.send(c.PREFACE, settings(*pairs))
+
+    def head(self, stream_id: int = 1, flags: int = c.FLAG_END_HEADERS) -> bytes:
+        return frame(c.HEADERS, flags, stream_id, self.encoder.encode(REQUEST))
+
+    async def next(self, *kinds: int) -> Frame:
+        """The next frame of these kinds, all others left out; of none when the connection has ended."""
+        while True:
+            size = 9 + int.from_bytes(self._data[:3], "big")
+            if len(self._data) >= max(9, size):
+                (found,) = frames(self._data[:size])
+                self._data = self._data[size:]
+                if found.kind in kinds:
+                    return found
+                continue
+            try:
+                piece = bytes(await self.stream.receive_some(65536))
+            except trio.BrokenResourceError:
+                piece = b""
+            if not piece:
+                self.ended = True
+                return Frame(-1, 0, 0, b"")
+            self._data += piece
 
 
 class Served:
@@ -34,15 +77,16 @@ class Served:
         async with open_http2_client(self.origin, None, limits, engine=self.codec) as client:
             yield client
 
-    async def connect(self) -> trio.SocketStream:
-        """For a client that is no good one."""
-        return await trio.open_tcp_stream(self.origin.host, self.origin.port)
+    @asynccontextmanager
+    async def raw(self, *pairs: tuple[int, int]) -> AsyncIterator[RawClient]:
+        async with await trio.open_tcp_stream(self.origin.host, self.origin.port) as stream:
+            client = RawClient(stream, self.codec)
+            await client.greet(*pairs)
+            yield client
 
 
 @asynccontextmanager
-async def serving(
-    on_stream: OnStream, limits: Http2Limits = Http2Limits(), *, codec: str = "jh2"
-) -> AsyncIterator[Served]:
+async def serving(on_stream: OnStream, limits: Http2Limits = LIMITS, *, codec: str = "jh2") -> AsyncIterator[Served]:
     """Serves by `on_stream` behind a listener that also speaks HTTP/1."""
     server = Http2Server(on_stream, limits, engine=engine(codec))
     async with open_listeners(["127.0.0.1"], 0) as listeners, trio.open_nursery() as nursery:

@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.lowlevel
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from edge_runtime.net.connections import ConnectFailed, Origin
+from edge_runtime.net.http2 import ConnectionLost, Http2Client, Http2Limits, StreamReset, open_http2_client
+from edge_runtime.wire.http2 import codes as c
+from edge_runtime.wire.http2 import engine
+from tests.unit.net.http2.serving import CLIENT_LIMITS, OK, REQUEST, RawClient, ask, echo, serving
+from tests.unit.wire.http2.wires import frame, settings, word
+
+Converse = Callable[[RawClient], Awaitable[None]]
+
+
+@asynccontextmanager
+async def talking_to(converse: Converse, limits: Http2Limits = CLIENT_LIMITS) -> AsyncIterator[Http2Client]:
+    """A client whose server does as it is told, frame by frame."""
+
+    async def handle(stream: trio.SocketStream) -> None:
+        async with stream:
+            raw = RawClient(stream, engine("h2"))
+            await stream.receive_some(len(c.PREFACE))
+            await converse(raw)
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(trio.serve_tcp, handle, 0)
+        port = listeners[0].socket.getsockname()[1]
+        async with open_http2_client(Origin("http", "127.0.0.1", port), None, limits) as client:
+            yield client
+        nursery.cancel_scope.cancel()
+
+
+def answer(raw: RawClient, stream_id: int, flags: int = c.FLAG_END_HEADERS | c.FLAG_END_STREAM) -> bytes:
+    return frame(c.HEADERS, flags, stream_id, raw.encoder.encode(OK))
+
+
+async def test_streams_wait_for_their_turn() -> None:
+    most = 0
+
+    async def count(raw: RawClient) -> None:
+        nonlocal most
+        await raw.send(settings((c.SETTING_MAX_CONCURRENT_STREAMS, 2)))
+        await raw.next(c.SETTINGS)
+        await raw.next(c.SETTINGS)
+        waiting: list[int] = []
+        for _ in range(10):
+            waiting.append((await raw.next(c.HEADERS)).stream_id)
+            most = max(most, len(waiting))
+            await wait_all_tasks_blocked()
+            if len(waiting) == 2:
+                await raw.send(answer(raw, waiting.pop(0)))
+        await raw.send(answer(raw, waiting.pop()))
+        await raw.next()
+
+    async with talking_to(count) as client:
+        while not client.wire.settled:
+            await trio.lowlevel.checkpoint()
+
+        async def call() -> None:
+            stream = await client.open_stream(REQUEST, end=True)
+            await stream.response()
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(call)
+    assert most == 2
+
+
+async def test_a_server_may_allow_no_stream_yet() -> None:
+    async def later(raw: RawClient) -> None:
+        await raw.send(settings((c.SETTING_MAX_CONCURRENT_STREAMS, 0)))
+        await wait_all_tasks_blocked()
+        await raw.send(settings((c.SETTING_MAX_CONCURRENT_STREAMS, 1)))
+        stream_id = (await raw.next(c.HEADERS)).stream_id
+        await raw.send(answer(raw, stream_id))
+        await raw.next()
+
+    async with talking_to(later) as client:
+        while not client.wire.settled:
+            await trio.lowlevel.checkpoint()
+        stream = await client.open_stream(REQUEST, end=True)
+        assert await stream.response() == OK
+        assert await stream.receive() is None
+
+
+async def test_a_goaway_names_what_was_not_processed() -> None:
+    async def leave(raw: RawClient) -> None:
+        await raw.send(settings())
+        await raw.next(c.HEADERS)
+        await raw.next(c.HEADERS)
+        await raw.send(frame(c.GOAWAY, 0, 0, word(1) + word(c.NO_ERROR) + b"bye"))
+        await wait_all_tasks_blocked()
+        await raw.send(answer(raw, 1))
+        await raw.next()
+
+    async with talking_to(leave) as client:
+        first = await client.open_stream(REQUEST, end=True)
+        second = await client.open_stream(REQUEST, end=True)
+        with pytest.raises(StreamReset) as caught:
+            await second.response()
+        assert caught.value.unprocessed
+        assert not client.usable
+        assert await first.response() == OK
+        with pytest.raises(ConnectionLost, match="bye") as lost:
+            await client.open_stream(REQUEST)
+        assert lost.value.unprocessed
+
+
+async def test_a_refused_stream_was_not_processed() -> None:
+    async def refuse(raw: RawClient) -> None:
+        await raw.send(settings())
+        await raw.next(c.HEADERS)
+        await raw.send(frame(c.RST_STREAM, 0, 1, word(c.REFUSED_STREAM)))
+        await raw.next()
+
+    async with talking_to(refuse) as client:
+        stream = await client.open_stream(REQUEST)
+        with pytest.raises(StreamReset) as caught:
+            await stream.response()
+        assert caught.value.unprocessed
+        with pytest.raises(StreamReset):
+            stream.send_headers([(b"a", b"b")], end=True)
+        assert client.usable
+
+
+async def test_a_lost_connection_fails_its_streams() -> None:
+    async def leave(raw: RawClient) -> None:
+        await raw.send(settings((c.SETTING_MAX_CONCURRENT_STREAMS, 1)))
+        await raw.next(c.HEADERS)
+        await go_on.wait()
+
+    go_on = trio.Event()
+    async with talking_to(leave) as client, trio.open_nursery() as nursery:
+        stream = await client.open_stream(REQUEST)
+
+        async def wait() -> None:
+            with pytest.raises(ConnectionLost) as caught:
+                await client.open_stream(REQUEST)
+            assert caught.value.unprocessed
+
+        while not client.wire.settled:
+            await trio.lowlevel.checkpoint()
+        nursery.start_soon(wait)
+        go_on.set()
+        with pytest.raises(ConnectionLost) as caught:
+            await stream.response()
+        assert not caught.value.unprocessed
+        with pytest.raises(ConnectionLost):
+            await stream.send_data(b"x")
+        assert not client.usable
+
+
+async def test_nobody_listens() -> None:
+    with pytest.raises(ConnectFailed):
+        async with open_http2_client(Origin("http", "127.0.0.1", 1)):
+            raise AssertionError
+
+
+async def test_errors_of_the_body_come_as_they_are() -> None:
+    async with serving(echo) as served:
+
+        async def fail() -> None:
+            async with served.client() as client:
+                await ask(client)
+                raise KeyError
+
+        async def hang() -> None:
+            async with served.client():
+                await trio.sleep_forever()
+
+        with pytest.raises(KeyError):
+            await fail()
+        with trio.move_on_after(0.01) as scope:
+            await hang()
+        assert scope.cancelled_caught
+
+
+async def test_keepalive_notices_a_dead_server(autojump_clock: MockClock) -> None:
+    async def silent(raw: RawClient) -> None:
+        await raw.send(settings())
+        await trio.sleep_forever()
+
+    async with talking_to(silent, CLIENT_LIMITS._replace(keepalive_idle_s=20.0)) as client:
+        stream = await client.open_stream(REQUEST)
+        begun = trio.current_time()
+        with pytest.raises(ConnectionLost, match="does not answer"):
+            await stream.response()
+        assert trio.current_time() - begun == pytest.approx(25, abs=1)
+
+
+async def test_without_keepalive_nobody_pings(autojump_clock: MockClock) -> None:
+    async def silent(raw: RawClient) -> None:
+        await raw.send(settings())
+        await raw.next(c.PING)
+
+    async with talking_to(silent) as client:
+        await trio.sleep(10000)
+        assert client.usable
+
+
+async def test_slots_are_free_after_a_cancel() -> None:
+    async def first_only(raw: RawClient) -> None:
+        await raw.send(settings((c.SETTING_MAX_CONCURRENT_STREAMS, 1)))
+        await raw.next(c.RST_STREAM)
+        stream_id = (await raw.next(c.HEADERS)).stream_id
+        await raw.send(answer(raw, stream_id))
+        await raw.next()
+
+    async with talking_to(first_only) as client:
+        while not client.wire.settled:
+            await trio.lowlevel.checkpoint()
+        stream = await client.open_stream(REQUEST)
+        with trio.move_on_after(0.01):
+            await client.open_stream(REQUEST)
+        stream.reset(c.CANCEL)
+        assert await (await client.open_stream(REQUEST, end=True)).response() == OK
