@@ -370,7 +370,7 @@ def _build(app: App, files: Files, opened: Mapping[str, Opened], channel: Channe
         publisher,
         app.metrics,
         [from_declared(item) for item in files.resources.subscriptions],
-        app=_grpc_delivery(files, channel, tracer),
+        app=_grpc_delivery(channel, tracer),
         discovery=not files.flags.skips_subscribe_endpoint,
         tracer=tracer,
     )
@@ -405,8 +405,8 @@ def _build(app: App, files: Files, opened: Mapping[str, Opened], channel: Channe
     return _Built(generation, channel, subscriber, streams, outbox, peer)
 
 
-def _grpc_delivery(files: Files, channel: Channel | None, tracer: Tracer) -> AppDelivery | None:
-    if channel is None or files.flags.protocol not in ("grpc", "grpcs"):
+def _grpc_delivery(channel: Channel | None, tracer: Tracer) -> AppDelivery | None:
+    if channel is None or isinstance(channel, HttpChannel):
         return None
     from edge_runtime.blocks.pubsub.grpc_app import GrpcAppDelivery
 
