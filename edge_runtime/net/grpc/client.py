@@ -39,7 +39,8 @@ Metadata = Sequence[tuple[str, str | bytes]]
 
 _CANCEL: Final = 8
 _NO_ERROR: Final = 0
-_ATTEMPTS_MAX: Final = 3  # of a call that was surely not processed
+# Before a call is sent again that was surely not processed. A server may refuse a stream when it has just ended another.
+_PAUSES_S: Final = (0.001, 0.005, 0.025, 0.125)
 _HEADS_MAX: Final = 256  # paths whose headers are kept ready
 _USER_AGENT: Final = f"edge-runtime/{__version__}".encode()
 _LATE: Final = Ending(codes.DEADLINE_EXCEEDED, "context deadline exceeded")
@@ -218,25 +219,26 @@ class GrpcClient:
         return data
 
     async def _unary(self, head: list[Field], frame: bytes, reply_type: type[M]) -> Reply[M]:
-        attempts = _ATTEMPTS_MAX
+        pauses = iter(_PAUSES_S)
         while True:
-            attempts -= 1
             line, stream = await self._open_stream(head)
             try:
                 return await _exchange(stream, frame, reply_type, self._limits.receive_max)
             except Http2Error as error:
-                if not attempts or not error.unprocessed:
+                pause_s = next(pauses, None)
+                if pause_s is None or not error.unprocessed:
                     raise RpcError(_ending_of(error)) from error
             except BaseException:
                 stream.reset(_CANCEL)
                 raise
             finally:
                 line.leave()
+            await trio.sleep(pause_s)
 
     # --- the connection ---------------------------------------------------------------------------------------------
 
     async def _open_stream(self, head: list[Field]) -> tuple[_Line, Stream]:
-        attempts = _ATTEMPTS_MAX
+        attempts = len(_PAUSES_S)
         while True:
             attempts -= 1
             line = self._line
@@ -403,12 +405,31 @@ class ClientCall:
 
 async def _exchange(stream: Stream, frame: bytes, reply_type: type[M], message_bytes_max: int) -> Reply[M]:
     """A unary call on its own stream."""
+    if stream.try_send_data(frame, True):
+        return await _answer(stream, reply_type, message_bytes_max)
+    failure: DriverError | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_send_beside, stream, frame)
+        try:
+            reply = await _answer(stream, reply_type, message_bytes_max)
+        except DriverError as error:
+            failure = error  # raised behind the nursery, which would wrap it
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    stream.reset(_NO_ERROR)  # when the answer needed no more of the request
+    return reply
+
+
+async def _send_beside(stream: Stream, frame: bytes) -> None:
+    """Send what needs more than one window, while the answer may be coming, perhaps because it is too much."""
     try:
-        if not stream.try_send_data(frame, True):
-            await stream.send_data(frame, True)
-    except StreamReset as error:
-        if error.reset_code != _NO_ERROR:  # else the peer has answered already and needs no more of the request
-            raise
+        await stream.send_data(frame, True)
+    except Http2Error:
+        pass  # who waits for the answer hears of it
+
+
+async def _answer(stream: Stream, reply_type: type[M], message_bytes_max: int) -> Reply[M]:
     await stream.response()
     headers = stream.headers
     refusal = _refusal(headers)

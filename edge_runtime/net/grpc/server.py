@@ -46,7 +46,7 @@ _logger = logging.getLogger("dapr.runtime.grpc")
 
 _CONTENT_TYPE: Final = b"application/grpc"
 _HEADERS: Final[list[Field]] = [(b":status", b"200"), (b"content-type", _CONTENT_TYPE)]
-_OK_TRAILERS: Final[list[Field]] = [(b"grpc-status", b"0"), (b"grpc-message", b"")]
+_OK_TRAILERS: Final[list[Field]] = [(b"grpc-status", b"0")]
 _ACCEPT: Final[Field] = (b"grpc-accept-encoding", b"identity,gzip")
 _FIELD_OVERHEAD: Final = 32  # what HTTP/2 counts for a field beside its name and value
 _DEADLINE_EXCEEDED: Final = "context deadline exceeded"
@@ -81,6 +81,7 @@ class ServerCall:
         "_reply_type",
         "_request_type",
         "_stream",
+        "_turns",
         "_unsent",
         "deadline",
         "path",
@@ -103,6 +104,7 @@ class ServerCall:
         self._peer_ended = False
         self._headers_sent = False
         self._ended = False  # the status is sent, or waits behind `_unsent`
+        self._turns: trio.Lock | None = None  # while a message waits for the peer's window
         self._unsent: tuple[bytes, list[Field]] | None = None
 
     # --- the caller -------------------------------------------------------------------------------------------------
@@ -298,7 +300,7 @@ class ServerCall:
         return _HEADERS if content_type == _CONTENT_TYPE else [_HEADERS[0], (b"content-type", content_type)]
 
     async def send_message(self, message: Message) -> None:
-        """One message; waits while the peer takes no more. Headers go before the first."""
+        """One message; waits while the peer takes no more. Headers go before the first. Any task may send."""
         await self.send_raw(False, self._serialize(message))
 
     async def send_raw(self, compressed: bool, data: bytes) -> None:
@@ -309,8 +311,18 @@ class ServerCall:
             self._send_headers(())
         self._messages_sent += 1
         frame = encode_frame(data, compressed)
-        if not self._stream.try_send_data(frame):
+        if self._turns is not None or not self._stream.try_send_data(frame):
+            await self._send_in_turn(frame)
+
+    async def _send_in_turn(self, frame: bytes) -> None:
+        """Behind those who wait already: a message must not come to stand within another."""
+        turns = self._turns
+        if turns is None:
+            turns = self._turns = trio.Lock()
+        async with turns:
             await self._stream.send_data(frame)
+        if not turns.locked():
+            self._turns = None
 
     def _serialize(self, message: Message) -> bytes:
         try:
@@ -413,7 +425,7 @@ class GrpcServer:
             else:
                 await self._run(call)
         except Http2Error:
-            pass  # the caller is gone, or has given the call up
+            pass  # the caller is gone
 
     async def _run_until_deadline(self, call: ServerCall, timeout: bytes) -> None:
         try:
@@ -442,16 +454,20 @@ class GrpcServer:
                 await call.complete()
         except GRPCError as error:
             _fail(call, error)
-        except Http2Error:
-            raise
         except Exception as error:
             # Once a call: a handler's error is that call's status and nobody else's.
-            known = next((leaf for leaf in leaves(error) if isinstance(leaf, GRPCError | Http2Error)), None)
-            if isinstance(known, GRPCError):
-                _fail(call, known)
-            elif known is None:
-                _logger.exception("the handler of %s failed", call.path)
-                call.fail(codes.UNKNOWN, _INTERNAL)
+            self._fail_by(call, error)
+
+    def _fail_by(self, call: ServerCall, error: Exception) -> None:
+        causes = leaves(error)
+        for cause in causes:
+            if isinstance(cause, GRPCError):
+                _fail(call, cause)
+                return
+        if call._stream.closed and all(isinstance(cause, Http2Error) for cause in causes):
+            return  # the caller is gone, or has given the call up
+        _logger.error("the handler of %s failed", call.path, exc_info=error)
+        call.fail(codes.UNKNOWN, _INTERNAL)
 
 
 def _is_plain(fields: dict[bytes, bytes]) -> bool:
@@ -511,6 +527,7 @@ def _trailers(code: int, message: str, details: bytes | None, fields: list[Field
         if size <= room:
             room -= size
             fields = [(b"grpc-status-details-bin", encoded), *fields]
-    trailers.append((b"grpc-message", codes.encode_message(message, room)))
+    if message:
+        trailers.append((b"grpc-message", codes.encode_message(message, room)))
     trailers += fields
     return trailers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -17,7 +18,8 @@ from trio.testing import wait_all_tasks_blocked
 from edge_runtime.net.connections import ConnectFailed, Origin
 from edge_runtime.net.grpc.client import ClientCall, GrpcClient, RpcError, open_grpc_client
 from edge_runtime.net.grpc.server import GrpcLimits, ServerCall
-from edge_runtime.net.http2 import Http2Limits
+from edge_runtime.net.http2 import ConnectionLost, Http2Limits
+from edge_runtime.wire.grpc import status as codes
 from edge_runtime.wire.grpc.gzips import deflate
 from tests.support.grpc_server import (
     BOTH_STREAM,
@@ -134,6 +136,23 @@ async def test_many_calls_share_one_connection() -> None:
 # --- metadata ---------------------------------------------------------------------------------------------------------
 
 
+async def test_many_tasks_send_on_one_call() -> None:
+    values = [bytes((number,)) * 100_000 for number in range(50)]
+
+    async def handle(call: ServerCall) -> None:
+        call.bind(SERVER_STREAM)
+        async with trio.open_nursery() as nursery:
+            for value in values:
+                nursery.start_soon(call.send_message, BytesValue(value=value))
+
+    async with calling(handle) as (client, _):
+        async with client.open_call("/t.T/M") as call:
+            await call.initial()
+            await wait_all_tasks_blocked()
+            assert sorted(await drained(call)) == values
+            assert call.status == 0
+
+
 async def test_metadata_goes_both_ways() -> None:
     seen: list[tuple[str, str | bytes]] = []
 
@@ -222,6 +241,12 @@ async def test_an_unforeseen_error_is_logged(caplog: pytest.LogCaptureFixture) -
         failed = await failure(client)
     assert (failed.code, failed.message) == (2, "internal server error")
     assert "the handler of /t.T/Echo failed" in caplog.text
+
+
+async def test_another_calls_failure_is_an_error_of_the_handler(caplog: pytest.LogCaptureFixture) -> None:
+    async with calling(raising(ConnectionLost("of an upstream"))) as (client, _):
+        assert (await failure(client)).code == 2
+    assert "of an upstream" in caplog.text
 
 
 async def test_an_error_after_messages_keeps_them() -> None:
@@ -564,6 +589,18 @@ async def test_a_lost_client_cancels_its_handlers() -> None:
         await ended.wait()
 
 
+async def test_an_early_answer_ends_the_upload() -> None:
+    async def handle(call: ServerCall) -> None:
+        call.finish(codes.RESOURCE_EXHAUSTED, "enough")
+        await trio.sleep_forever()
+
+    async with calling(handle) as (client, served):
+        failed = await failure(client, value=bytes(5_000_000))
+        assert (failed.code, failed.message) == (8, "enough")
+        await wait_all_tasks_blocked()
+        assert served.http2.streams_open == 0
+
+
 async def _call_from(port: int) -> None:
     async with open_grpc_client(Origin("http", "127.0.0.1", port)) as client:
         await unary(client)
@@ -598,6 +635,39 @@ async def test_nobody_listening_is_a_failed_connection() -> None:
         assert not client.connected
 
 
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n", b""])
+async def test_what_speaks_no_http2_is_a_failed_connection(
+    answer: bytes, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def serve(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(answer)
+        if not answer:
+            await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(functools.partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
+        port = listeners[0].socket.getsockname()[1]
+        async with open_grpc_client(Origin("http", "127.0.0.1", port)) as client:
+            with pytest.raises(ConnectFailed, match="error reading server preface"):
+                await unary(client)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_closed_client_calls_nobody() -> None:
+    async with serve_grpc(ECHO) as served:
+        async with open_grpc_client(Origin("http", "127.0.0.1", served.port)) as client:
+            pass
+        with pytest.raises(ConnectFailed, match="no longer calls there"):
+            await unary(client)
+
+
+async def test_an_error_of_the_block_is_no_group() -> None:
+    with pytest.raises(KeyError):
+        async with open_grpc_client(Origin("http", "127.0.0.1", 1)):
+            raise KeyError
+
+
 async def test_first_calls_share_one_attempt() -> None:
     async with calling(ECHO) as (client, served):
         async with trio.open_nursery() as nursery:
@@ -625,7 +695,22 @@ async def test_refused_streams_are_sent_again() -> None:
                 nursery.start_soon(unary, client)
 
 
-async def test_what_is_refused_again_and_again_fails() -> None:
+async def test_a_refused_call_is_repeated(autojump_clock: trio.testing.MockClock) -> None:
+    refusals = 4
+
+    async def handle(call: ServerCall) -> None:
+        nonlocal refusals
+        if refusals:
+            refusals -= 1
+            call._stream.reset(7)
+        else:
+            await echo(call)
+
+    async with calling(handle) as (client, _):
+        assert await unary(client) == b"x"
+
+
+async def test_what_is_refused_again_and_again_fails(autojump_clock: trio.testing.MockClock) -> None:
     async def refuse(call: ServerCall) -> None:
         call._stream.reset(7)
 
@@ -727,11 +812,11 @@ async def test_bad_metadata_of_a_server_is_internal() -> None:
         ({b"grpc-timeout": b"1x"}, b"400", b"13", b"malformed grpc-timeout: transport: timeout unit"),
         ({b"x-bin": b"!"}, b"400", b"13", b'malformed binary metadata "!" in header "x-bin": '),
         ({b":path": b"/no-method"}, b"200", b"12", b'malformed method name: "/no-method"'),
-        ({b"content-type": b"application/grpc+proto", b"x-bin": b"AQ"}, b"200", b"0", b""),
+        ({b"content-type": b"application/grpc+proto", b"x-bin": b"AQ"}, b"200", b"0", None),
     ],
 )
 async def test_what_is_no_call_is_refused(
-    changes: dict[bytes, bytes], http_status: bytes, code: bytes, message: bytes
+    changes: dict[bytes, bytes], http_status: bytes, code: bytes, message: bytes | None
 ) -> None:
     async with calling(ECHO) as (client, _):
         line, stream = await client._open_stream(list({**dict(client._head("/t.T/Echo", (), None)), **changes}.items()))
@@ -742,9 +827,11 @@ async def test_what_is_no_call_is_refused(
         line.leave()
         fields = dict([*stream.headers, *(stream.trailers or ())])
         assert (fields[b":status"], fields[b"grpc-status"]) == (http_status, code)
-        assert fields[b"grpc-message"].startswith(message)
-        expected = b"application/grpc+proto" if code == b"0" else b"application/grpc"
-        assert fields[b"content-type"] == expected
+        if message is None:
+            assert fields[b"content-type"] == b"application/grpc+proto"
+        else:
+            assert fields[b"content-type"] == b"application/grpc"
+            assert fields[b"grpc-message"].startswith(message)
 
 
 async def test_a_refused_call_stops_its_sender() -> None:
