@@ -58,6 +58,10 @@ class DaprClient:
     ) -> None:
         self._channel.close()
 
+    def wait_until_connected(self) -> None:
+        """Until the sidecar listens, for who cannot read in its log that it does."""
+        grpc.channel_ready_future(self._channel).result(WAIT_S)
+
     def ask(self, rpc: str, request: Message, *metadata: Pair) -> Answered:
         """A unary rpc of the Dapr service by its name; any other path is one of bytes to `request`'s own type."""
         reply_type: Any = GetMessageClass(_METHODS[rpc].output_type) if rpc in _METHODS else type(request)
