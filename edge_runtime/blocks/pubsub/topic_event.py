@@ -93,7 +93,8 @@ def _text(members: _Members, name: str) -> str:
 
 
 def _data(members: _Members, content_type: str) -> bytes:
-    """The bytes that were published. Types that are neither binary, JSON nor text have none, as in Dapr."""
+    """The bytes that were published. Without a type they are JSON, as CloudEvents has it; of a type that is neither
+    JSON nor text they are what the envelope holds. Dapr delivers none in both cases."""
     encoded = _decode(members["data_base64"]) if "data_base64" in members else None
     if encoded is not None:
         return _decoded(encoded)
@@ -101,14 +102,14 @@ def _data(members: _Members, content_type: str) -> bytes:
     if data is None or data == NULL:
         return b""
     kind = cloudevents.media_type(content_type)
-    if kind in (cloudevents.JSON_TYPE, cloudevents.CLOUD_EVENT):
+    if not kind or kind in (cloudevents.JSON_TYPE, cloudevents.CLOUD_EVENT):
         return bytes(data)
-    if not kind.startswith("text/") and kind != "application/xml":
-        return b""
     text = _decode(data)
-    if not isinstance(text, str):
+    if isinstance(text, str):
+        return text.encode()
+    if kind.startswith("text/") or kind == "application/xml":
         raise ValueError(f"its data are no text, as {content_type} says")
-    return text.encode()
+    return bytes(data)
 
 
 def _decoded(text: Any) -> bytes:

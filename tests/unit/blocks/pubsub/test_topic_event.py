@@ -68,8 +68,8 @@ def test_an_envelope_becomes_a_message() -> None:
         ("TEXT/html", b"<b>", b"<b>"),
         ("application/xml", b"<a/>", b"<a/>"),
         ("application/octet-stream", b"\x00\xff", b"\x00\xff"),
-        ("application/vnd.x+json", b'{"a":1}', b""),  # neither binary, JSON nor text: Dapr delivers nothing
-        ("image/svg", b"x", b""),
+        ("application/vnd.x+json", b'{"a":1}', b'{"a":1}'),  # neither binary, JSON nor text: Dapr delivers nothing
+        ("image/svg", b"x", b"x"),
     ],
 )
 def test_data_are_what_was_published(content_type: str, published: bytes, delivered: bytes) -> None:
@@ -82,8 +82,10 @@ def test_data_are_what_was_published(content_type: str, published: bytes, delive
         ({}, b""),
         ({"data": None, "datacontenttype": "application/json"}, b""),
         ({"data": {"a": [1, None]}, "datacontenttype": "application/cloudevents+json"}, b'{"a": [1, null]}'),
-        ({"data": "x"}, b""),
-        ({"data": "x", "datacontenttype": 7}, b""),
+        ({"data": "x"}, b'"x"'),
+        ({"data": {"a": 1}}, b'{"a": 1}'),
+        ({"data": "x", "datacontenttype": 7}, b'"x"'),
+        ({"data": [1], "datacontenttype": "image/svg"}, b"[1]"),
         ({"data_base64": None, "data": "x", "datacontenttype": "text/plain"}, b"x"),
         ({"data_base64": "AAE=", "data": "x", "datacontenttype": "text/plain"}, b"\x00\x01"),
     ],
