@@ -65,7 +65,7 @@ def test_an_event_comes_and_is_done(sidecar: Sidecar, pubsub: str) -> None:
         assert event.data == b'{"exact":9007199254740993}'
         assert event.extensions["topic"] == "one"
         rows = sidecar.http("GET", "/v1.0/metadata").json()["subscriptions"]
-        assert [row["topic"] for row in rows if row["type"] == "STREAMING"] == ["one"]
+        assert [row["type"] for row in rows if row["topic"] == "one" and row["pubsubname"] == pubsub] == ["STREAMING"]
         stream.answer(event)
         publish(sidecar, "one", 2, pubsub=pubsub)
         assert numbers([stream.event()]) == [2]
