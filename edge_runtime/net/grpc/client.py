@@ -39,7 +39,7 @@ Metadata = Sequence[tuple[str, str | bytes]]
 
 _CANCEL: Final = 8
 _NO_ERROR: Final = 0
-# Before a call is sent again that was surely not processed. A server may refuse a stream when it has just ended another.
+# Before a call is sent again that was surely not processed: a server may refuse a stream when it has just ended one.
 _PAUSES_S: Final = (0.001, 0.005, 0.025, 0.125)
 _HEADS_MAX: Final = 256  # paths whose headers are kept ready
 _USER_AGENT: Final = f"edge-runtime/{__version__}".encode()

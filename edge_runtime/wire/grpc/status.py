@@ -99,12 +99,9 @@ def _escape(data: bytes) -> bytes:
 
 
 def _cut(data: bytes, room: int) -> bytes:
-    """As many whole characters as have room when escaped."""
+    """As many whole characters as have room when escaped, which not all have."""
     end = 0
-    for byte in data:
-        room -= len(_ESCAPES[byte])
-        if room < 0:
-            break
+    while (room := room - len(_ESCAPES[data[end]])) >= 0:
         end += 1
     return data[:end].decode("utf-8", "ignore").encode()
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import trio
+from google.protobuf.message import EncodeError
 from google.protobuf.wrappers_pb2 import BytesValue, StringValue
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
@@ -461,6 +462,58 @@ async def test_a_packed_reply_is_inflated() -> None:
         assert (await failure(client)).message == "grpc: compressed flag set with identity or empty encoding"
 
 
+@pytest.mark.parametrize(
+    ("encoding", "data", "text"),
+    [
+        (b"snappy", b"", 'grpc: Decompressor is not installed for grpc-encoding "snappy"'),
+        (b"gzip", b"no gzip", "grpc: failed to decompress the received message: "),
+        (b"gzip", deflate(bytes(2000)), "grpc: received message after decompression larger than max (1001 vs. 1000)"),
+    ],
+)
+async def test_a_reply_that_cannot_be_inflated(encoding: bytes, data: bytes, text: str) -> None:
+    async def handle(call: ServerCall) -> None:
+        await call.send_initial_metadata(encoding=encoding)
+        await call.send_raw(True, data)
+
+    async with serve_grpc(handle) as served:
+        origin = Origin("http", "127.0.0.1", served.port)
+        async with open_grpc_client(origin, limits=GrpcLimits(message_bytes_max=1000)) as client:
+            assert (await failure(client)).message.startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"\x07\x00\x00\x00\x00", "grpc: received unexpected payload format 7"),
+        (b"\x00\x00\x00\x00\x09half", "unexpected EOF"),
+    ],
+)
+async def test_a_reply_that_is_no_message(data: bytes, text: str) -> None:
+    async def handle(call: ServerCall) -> None:
+        await call.send_initial_metadata()
+        await call._stream.send_data(data)
+
+    async with calling(handle) as (client, _):
+        failed = await failure(client)
+        assert (failed.code, failed.message) == (13, text)
+        async with client.open_call("/t.T/M") as call:
+            assert await call.recv_raw() is None
+            assert (call.status, call.message) == (13, text)
+
+
+async def test_a_reply_over_the_clients_limit() -> None:
+    async with serve_grpc(_big) as served:
+        origin = Origin("http", "127.0.0.1", served.port)
+        async with open_grpc_client(origin, limits=GrpcLimits(message_bytes_max=1000)) as client:
+            failed = await failure(client)
+            assert (failed.code, failed.message) == (8, "grpc: received message larger than max (2003 vs. 1000)")
+
+
+async def _big(call: ServerCall) -> None:
+    call.bind(UNARY)
+    call.reply(BytesValue(value=bytes(2000)))
+
+
 def _with_encoding(head: Callable[..., Any], encoding: bytes) -> Callable[..., Any]:
     return lambda *arguments: [*head(*arguments), (b"grpc-encoding", encoding)]
 
@@ -506,6 +559,60 @@ async def test_a_deadline_ends_the_handler(autojump_clock: trio.testing.MockCloc
             await client._unary([*client._head("/t.T/W", (), None), (b"grpc-timeout", b"2S")], bytes(5), BytesValue)
     assert (caught.value.code, caught.value.message) == (4, "context deadline exceeded")
     assert ended == ["/t.T/W"]
+
+
+async def test_a_deadline_ends_a_reply_that_nobody_takes(autojump_clock: trio.testing.MockClock) -> None:
+    async def handle(call: ServerCall) -> None:
+        call.bind(UNARY)
+        call.reply(BytesValue(value=bytes(3_000_000)))
+        assert call.ended
+
+    async with calling(handle) as (client, served):
+        line, stream = await client._open_stream([*client._head("/t.T/M", (), None), (b"grpc-timeout", b"2S")])
+        await stream.response()
+        await trio.sleep(3)
+        assert served.http2.streams_open == 0
+        while await stream.receive() is not None:
+            pass
+        assert dict(stream.trailers or ())[b"grpc-status"] == b"4"
+        line.leave()
+
+
+async def test_an_error_takes_the_place_of_a_reply_that_waits() -> None:
+    async def handle(call: ServerCall) -> None:
+        call.bind(UNARY)
+        call.reply(BytesValue(value=bytes(3_000_000)))
+        raise GRPCError(Status.ABORTED, "after all")
+
+    async with calling(handle) as (client, _):
+        assert (await failure(client)).message == "after all"
+
+
+async def test_a_reply_follows_early_headers() -> None:
+    async def handle(call: ServerCall) -> None:
+        call.bind(UNARY)
+        assert await call.recv_message() is not None
+        assert await call.recv_message() is None
+        await call.send_initial_metadata([("x", "1")])
+        call.reply(BytesValue(value=b"y"))
+
+    async with calling(handle) as (client, _):
+        reply = await client.unary("/t.T/M", b"", BytesValue)
+        assert (reply.initial, reply.message.value) == ([("x", "1")], b"y")
+
+
+async def test_a_reply_that_cannot_be_written_is_internal() -> None:
+    class Unwritable:
+        def SerializeToString(self) -> bytes:
+            raise EncodeError("no")
+
+    async def handle(call: ServerCall) -> None:
+        call.bind(UNARY)
+        call.reply(Unwritable())  # type: ignore[arg-type]
+
+    async with calling(handle) as (client, _):
+        failed = await failure(client)
+        assert (failed.code, failed.message) == (13, "grpc: error while marshaling: no")
 
 
 async def test_no_time_at_all_calls_no_handler() -> None:
@@ -687,12 +794,65 @@ async def test_a_new_connection_follows_a_goodbye(autojump_clock: trio.testing.M
         assert served.http2.connections_open == 1
 
 
-async def test_refused_streams_are_sent_again() -> None:
+async def test_calls_wait_for_a_free_stream() -> None:
     async with calling(ECHO, http2_limits=Http2Limits(streams_max=1)) as (client, _):
-        assert await unary(client) == b"x"
         async with trio.open_nursery() as nursery:
             for _ in range(10):
                 nursery.start_soon(unary, client)
+
+
+async def test_who_waits_for_a_stream_may_be_cancelled_or_moved() -> None:
+    busy = trio.Event()
+
+    async def handle(call: ServerCall) -> None:
+        if call.path == "/t.T/Wait":
+            busy.set()
+            await trio.sleep_forever()
+        await echo(call)
+
+    async with calling(handle, http2_limits=Http2Limits(streams_max=1)) as (client, _):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(failure, client, "/t.T/Wait")
+            await busy.wait()
+            with trio.move_on_after(0) as scope:
+                await unary(client)
+            assert scope.cancelled_caught
+            nursery.start_soon(unary, client)
+            await wait_all_tasks_blocked()
+            assert client._line is not None
+            assert client._line.connection is not None
+            client._line.connection.end("gone")
+        assert await unary(client) == b"x"
+
+
+async def test_any_number_of_paths_is_called() -> None:
+    async def handle(call: ServerCall) -> None:
+        call.bind(UNARY)
+        call.reply(BytesValue(value=call.path.encode()))
+
+    async with calling(handle) as (client, _):
+        for number in range(600):
+            path = f"/t.T/M{number}"
+            assert await unary(client, path) == path.encode()
+        assert len(client._heads) <= 256
+
+
+async def test_a_stream_passes_fields_as_they_are() -> None:
+    async def handle(call: ServerCall) -> None:
+        assert call.get("x") == "1"
+        assert call.message_bytes_max == GrpcLimits().receive_max
+        assert await call.raw_stream.receive() is None
+        call.peer_has_ended()
+        call.pass_headers([(b":status", b"200"), (b"content-type", b"application/grpc")])
+        call.pass_headers([(b"grpc-status", b"4")], True)
+
+    async with calling(handle) as (client, _):
+        fields = [(b"content-type", b"application/grpc"), (b"x", b"1")]
+        stream, over = await client.open_stream("/t.T/M", fields)
+        await stream.send_data(b"", True)
+        assert await stream.receive() is None
+        assert stream.trailers == [(b"grpc-status", b"4")]
+        over()
 
 
 async def test_a_refused_call_is_repeated(autojump_clock: trio.testing.MockClock) -> None:
