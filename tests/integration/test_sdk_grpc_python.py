@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from edge_runtime.proto.dapr.proto.runtime.v1.dapr_grpc import DaprBase
 from tests.support.app import App, Received, Route
 from tests.support.drivers import Driver, component, python
-from tests.support.resources import broker, routed, subscription, write
+from tests.support.resources import broker, document, routed, subscription, write
 from tests.support.sidecar import Sidecar, free_port
 
 pytestmark = pytest.mark.slow
@@ -52,6 +53,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     """An app with `dapr.ext.grpc`, whose health is asked for, beside a sidecar that shows it a token."""
     directory = tmp_path_factory.mktemp("pair")
     ruled = routed("by-rule", {"default": "by-route"}, bulkSubscribe={"enabled": True, "maxAwaitDurationMs": 100})
+    traced = document("Configuration", "traced", {"tracing": {"samplingRate": "1"}})
+    write(directory, "traced.yaml", traced)
     write(directory / "resources", "all.yaml", broker(), subscription("declared", "events"), ruled)
     write(
         directory / "resources",
@@ -62,7 +65,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     with python("grpc_app.py", 0, APP_PORT=str(app_port)) as app:
         app.wait_said("starting")
         flags = (
-            *("--resources-path", str(directory / "resources"), "--app-protocol", "grpc"),
+            *("--resources-path", str(directory / "resources"), "--config", str(directory / "traced.yaml")),
+            *("--app-protocol", "grpc"),
             *("--enable-app-health-check", "--app-health-probe-interval", "1", "--app-health-threshold", "1"),
         )
         environment = {"APP_API_TOKEN": "for the app"}
@@ -165,7 +169,8 @@ def test_an_app_gets_what_a_client_publishes(pair: Pair, kind: str) -> None:
         "several.twins": ("INVALID_ARGUMENT", "DAPR_PUBSUB_MARSHAL_EVENTS"),
     }
     assert said["pubsub.unknown"]["message"] == "pubsub nowhere is not found"
-    assert said["topic.empty"]["ResourceInfo"] == {"resource_type": "pubsub", "resource_name": "pubsub"}
+    resource = said["topic.empty"]["ResourceInfo"]
+    assert (resource["resource_type"], resource["resource_name"]) == ("pubsub", "pubsub")
     assert {name: value for name, value in said.items() if not isinstance(value, dict)} == {
         **dict.fromkeys(("json", "text", "untyped", "bytes", "event", "overridden", "raw"), "done"),
         "several": [],
@@ -178,7 +183,7 @@ def test_an_app_gets_what_a_client_publishes(pair: Pair, kind: str) -> None:
     assert sorted(event[1:] for event in came["bulk"]) == [
         ["first", "text/plain"],
         ["second", "text/plain"],
-        ['{"n": 3}', "application/json"],
+        ['{"n":3}', "application/json"],
     ]
 
 
@@ -203,7 +208,7 @@ def check_events(events: list[dict[str, Any]]) -> None:
 
 def test_handlers_without_annotation_get_old_events(pair: Pair) -> None:
     pair.publish("legacy", {"n": 1})
-    assert pair.app.wait_said("legacy") == [True, "com.dapr.event.sent", "legacy", '{"n": 1}']
+    assert pair.app.wait_said("legacy") == [True, "com.dapr.event.sent", "legacy", '{"n":1}']
 
 
 def test_a_declared_subscription_leads_to_a_handler(pair: Pair) -> None:
@@ -279,7 +284,7 @@ def test_a_client_subscribes_by_stream(pair: Pair, kind: str) -> None:
 
 @both_clients
 def test_a_stream_comes_back_with_its_sidecar(tmp_path: Path, kind: str) -> None:
-    """A graceful stop and a kill, with one subscription over both; what is published in between is not lost."""
+    """A graceful stop and a kill, with one subscription over both. After the kill an event may come once more."""
     port, grpc_port = free_port(), free_port()
     ports = {"port": port, "grpc_port": grpc_port}
     write(tmp_path / "resources", "pubsub.yaml", broker())
@@ -303,8 +308,7 @@ def test_a_stream_comes_back_with_its_sidecar(tmp_path: Path, kind: str) -> None
                 second.kill()
             with sidecar() as third:
                 publish(third, "last")
-                assert program.wait_said("came") == "last"
-                program.results()
+                assert program.results()["came"] == "last"
 
 
 # invocation
@@ -317,11 +321,11 @@ def test_the_client_invokes_a_grpc_app(pair: Pair, kind: str) -> None:
     assert (echo["type"], echo["value"]["data"]) == ("application/json", "grüße")
     assert echo["value"]["content_type"] == "text/plain; charset=utf-8"
     assert echo["headers"]["x-own"] == ["header"]
-    metadata = dict(echo["value"]["metadata"])
-    assert metadata["dapr-api-token"] == "for the app"
-    assert metadata["dapr-caller-app-id"] == metadata["dapr-callee-app-id"] == "py"
+    metadata = echo["value"]["metadata"]
+    assert metadata["dapr-api-token"] == ["for the app"]
+    assert metadata["dapr-caller-app-id"] == metadata["dapr-callee-app-id"] == ["py"]
     assert "traceparent" in metadata
-    assert dict(said["echo.metadata"]["value"]["metadata"])["x-note"] == "noted"
+    assert said["echo.metadata"]["value"]["metadata"]["x-note"] == ["noted"]
     assert said["echo.http"]["value"]["data"] == '{"a": 1}'
     assert said["bytes"]["value"].encode("latin-1") == bytes(range(256))
     assert said["packed"] == {"packed": "abab"}
@@ -344,7 +348,7 @@ def test_an_http_caller_reaches_a_grpc_app(pair: Pair) -> None:
     assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
     came = answer.json()
     assert (came["data"], came["content_type"]) == ("over http", "text/plain")
-    assert dict(came["metadata"])["x-note"] == "noted"
+    assert came["metadata"]["x-note"] == ["noted"]
     assert pair.sidecar.http("POST", "/v1.0/invoke/py/method/no-such-method", b"").status == 501
     assert pair.sidecar.http("POST", "/v1.0/invoke/py/method/raise", b"").status == 500
 
@@ -437,16 +441,11 @@ def test_the_other_calls_of_the_client(tmp_path: Path, kind: str) -> None:
     store = component("secrets", "secretstores.local.file", secretsFile=str(tmp_path / "secrets.json"))
     write(tmp_path / "resources", "s.yaml", store)
     write(tmp_path / "resources", "t.yaml", component("statestore", "state.in-memory"))
-    configuration = {
-        "apiVersion": "dapr.io/v1alpha1",
-        "kind": "Configuration",
-        "metadata": {"name": "scopes"},
-        "spec": {"secrets": {"scopes": [{"storeName": "secrets", "deniedSecrets": ["denied"]}]}},
-    }
-    write(tmp_path, "config.yaml", configuration)
+    scopes = {"secrets": {"scopes": [{"storeName": "secrets", "deniedSecrets": ["denied"]}]}}
+    write(tmp_path, "config.yaml", document("Configuration", "scoped", scopes))
     flags = ("--resources-path", str(tmp_path / "resources"), "--config", str(tmp_path / "config.yaml"))
-    with Sidecar(tmp_path, *flags, app_id="py", environment={"DAPR_API_TOKEN": "right"}) as sidecar:
-        said = client("grpc_face.py", sidecar, CLIENT=kind, DAPR_API_TOKEN="right")
+    with Sidecar(tmp_path, *flags, app_id="py") as sidecar:
+        said = client("grpc_face.py", sidecar, CLIENT=kind)
         assert sidecar.wait() == 0, "the client asked for its end"
     assert said["metadata.id"] == "py"
     assert said["metadata.components"] == [
@@ -468,12 +467,12 @@ def test_the_other_calls_of_the_client(tmp_path: Path, kind: str) -> None:
         "binding": ("INTERNAL", "ERR_INVOKE_OUTPUT_BINDING"),
         "configuration": ("FAILED_PRECONDITION", "ERR_CONFIGURATION_STORE_NOT_CONFIGURED"),
         "configuration.unsubscribe": ("FAILED_PRECONDITION", "ERR_CONFIGURATION_STORE_NOT_CONFIGURED"),
-        "lock": ("FAILED_PRECONDITION", "ERR_LOCK_STORE_NOT_CONFIGURED"),
-        "unlock": ("FAILED_PRECONDITION", "ERR_LOCK_STORE_NOT_CONFIGURED"),
+        "lock": ("FAILED_PRECONDITION", None),
+        "unlock": ("FAILED_PRECONDITION", None),
         "conversation": ("INVALID_ARGUMENT", None),
         "conversation.1": ("INVALID_ARGUMENT", None),
-        "encrypt": ("INTERNAL", "ERR_CRYPTO_PROVIDERS_NOT_CONFIGURED"),
-        "decrypt": ("INTERNAL", "ERR_CRYPTO_PROVIDERS_NOT_CONFIGURED"),
+        "encrypt": ("INTERNAL", None),
+        "decrypt": ("INTERNAL", None),
         "job": ("INTERNAL", "DAPR_SCHEDULER_SCHEDULE_JOB"),
         "job.get": ("INTERNAL", "DAPR_SCHEDULER_GET_JOB"),
         "job.delete": ("INTERNAL", "DAPR_SCHEDULER_DELETE_JOB"),
@@ -482,25 +481,35 @@ def test_the_other_calls_of_the_client(tmp_path: Path, kind: str) -> None:
 
 @both_clients
 def test_only_the_right_token_opens(tmp_path: Path, kind: str) -> None:
+    """The asyncio client has no token in its streams, whatever it is told."""
     with Sidecar(tmp_path, environment={"DAPR_API_TOKEN": "right"}) as sidecar:
         said = client("grpc_token.py", sidecar, CLIENT=kind, RIGHT="right")
-    refused = {name: said.pop(name) for name in ("missing", "missing.stream", "wrong", "wrong.stream")}
-    assert {(value["code"], value["message"]) for value in refused.values()} == {("UNAUTHENTICATED", "Unauthorized")}
-    texts = [value["ErrorInfo"]["metadata"]["http.error_message"] for value in refused.values()]
-    assert texts == [
-        *["missing api token in request metadata"] * 2,
-        *["authentication error: api token mismatch"] * 2,
-    ]
-    assert said == {"right": "", "right.stream": "open"}
+    assert said.pop("right") == ""
+    if kind == "sync":
+        assert said.pop("right.stream") == "open"
+    if kind == "aio":
+        # With any server, an asyncio stream that is refused at once may show an error of grpcio's own instead.
+        said = {name: value for name, value in said.items() if value["message"] != "Internal error from Core"}
+    assert {(value["code"], value["message"]) for value in said.values()} == {("UNAUTHENTICATED", "Unauthorized")}
+    texts = {name: value["ErrorInfo"]["metadata"]["http.error_message"] for name, value in said.items()}
+    assert texts.pop("missing") == "missing api token in request metadata"
+    assert texts.pop("wrong") == "authentication error: api token mismatch"
+    if kind == "sync":
+        assert texts.pop("wrong.stream") == "authentication error: api token mismatch"
+    assert set(texts.values()) <= {"missing api token in request metadata"}
 
 
 def test_every_rpc_has_an_answer(pair: Pair) -> None:
-    """Nothing asked of it, each says what is missing; none is unknown to the server."""
+    """Nothing asked of it, each says what is missing. What the SDK has beyond Dapr 1.19 goes to the proxy."""
     said = client("grpc_every_rpc.py", pair.sidecar)
-    assert len(said) >= 70
-    assert {name for name, value in said.items() if value["code"] in ("UNKNOWN", "UNIMPLEMENTED", "UNAVAILABLE")} == {
-        "SubscribeTopicEventsAlpha1"
-    }
+    served = {name for name in vars(DaprBase) if name[0].isupper()} - {"Shutdown"}
+    assert served <= said.keys()
+    proxied = {name for name, value in said.items() if value.get("message", "").startswith("failed to proxy request")}
+    assert proxied == said.keys() - served
+    unknown = {name for name in served if said[name]["code"] == "UNKNOWN"}
+    assert unknown == {"SubscribeTopicEventsAlpha1"}, "which has the text alone"
+    later = {name for name in served if said[name]["code"] == "UNIMPLEMENTED"}
+    assert all(name.startswith("Subtle") for name in later), "left out of Dapr's releases too"
 
 
 def test_an_app_that_is_ill_gets_no_calls(pair: Pair) -> None:

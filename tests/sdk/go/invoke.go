@@ -29,9 +29,9 @@ func invoke(ctx context.Context) {
 	say("nothing", answered(dapr.InvokeMethod(ctx, app, "nothing", "POST")))
 	custom := map[string]any{"a": []int{1}}
 	say("custom", answered(dapr.InvokeMethodWithCustomContent(ctx, app, "echo", "POST", "application/json", custom)))
-	noted := metadata.AppendToOutgoingContext(ctx, "x-note", "noted")
-	traced := dapr.WithTraceID(noted, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
-	say("metadata", answered(dapr.InvokeMethod(traced, app, "metadata", "GET")))
+	traced := dapr.WithTraceID(ctx, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01") // in place of what is there
+	noted := metadata.AppendToOutgoingContext(traced, "x-note", "noted")
+	say("metadata", answered(dapr.InvokeMethod(noted, app, "metadata", "GET")))
 	say("refused", call("refuse", "POST", ""))
 	say("absent", call("no-such-method", "POST", ""))
 	say("unknown app", answered(dapr.InvokeMethod(ctx, "no-such-app", "echo", "GET")))

@@ -19,7 +19,7 @@ const note = (name) => async (data, headers) => say(name, name === "plain" ? { d
 
 await server.pubsub.subscribe(pubsub, "plain", note("plain"));
 await server.pubsub.subscribe(pubsub, "a/deep-Topic.1", note("deep"));
-await server.pubsub.subscribe(pubsub, "raw", note("raw"), "", { rawPayload: "true" });
+await server.pubsub.subscribe(pubsub, "raw", note("raw"), "", { rawPayload: true });
 await server.pubsub.subscribe(pubsub, "routed-by-name", note("named"), "/by-name");
 
 // rules

@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 from dapr.aio.clients import DaprClient as AsyncDaprClient
 from dapr.clients import DaprClient
-from dapr.clients.exceptions import DaprGrpcError
+from dapr.clients.exceptions import DaprGrpcError, DaprInternalError
 from google.protobuf.json_format import MessageToDict
 from grpc_status import rpc_status
 from lines import say
@@ -42,7 +42,7 @@ async def tried(call: Callable[..., Any], *args: Any, **more: Any) -> Any:
     """What the call gave, or its refusal as the SDK shows it."""
     try:
         return await done(call(*args, **more))
-    except grpc.RpcError as error:
+    except (grpc.RpcError, DaprInternalError) as error:
         return refusal(error)
 
 
@@ -52,8 +52,12 @@ async def outcome(call: Callable[..., Any], *args: Any, **more: Any) -> Any:
     return answer if isinstance(answer, dict) and "code" in answer else "done"
 
 
-def refusal(error: grpc.RpcError) -> dict[str, Any]:
-    """Code, text, and the details by their kind."""
+def refusal(error: BaseException) -> dict[str, Any]:
+    """Code, text, and the details by their kind. The SDK wraps some refusals in errors without a code."""
+    while not isinstance(error, grpc.RpcError):
+        if error.__cause__ is None:
+            raise error
+        error = error.__cause__
     status = error.get_grpc_status() if isinstance(error, DaprGrpcError) else rpc_status.from_call(error)
     said = {"code": error.code().name, "message": error.details()}
     if isinstance(error, DaprGrpcError):

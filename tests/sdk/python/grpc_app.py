@@ -32,7 +32,7 @@ def shown(event: SubscriptionMessage) -> dict[str, Any]:
         "pubsub": event.pubsub_name(),
         "data": event.raw_data().decode("latin-1"),
         "extensions": event.extensions(),
-        "metadata": event.metadata(),
+        "metadata": {key: value for key, value in event.metadata().items() if not key.endswith("-bin")},
     }
 
 
@@ -44,7 +44,7 @@ def same(request: InvokeMethodRequest) -> InvokeMethodResponse:
     said = {
         "data": request.text(),
         "content_type": request.content_type,
-        "metadata": [[key, value] for key, value in request.metadata if isinstance(value, str)],
+        "metadata": {key: values for key, values in request.metadata.items() if not key.endswith("-bin")},
     }
     return InvokeMethodResponse(json.dumps(said), "application/json", headers=(("x-own", "header"),))
 
@@ -126,7 +126,7 @@ def again(event: SubscriptionMessage) -> TopicEventResponse:
     return TopicEventResponse(answer)
 
 
-@app.subscribe(pubsub_name="pubsub", topic="ruled")
+@app.subscribe(pubsub_name="pubsub", topic="ruled", disable_topic_validation=True)  # what makes it the default
 def ruled_other(event: SubscriptionMessage) -> None:
     say("ruled", ["other", event.data()])
 
