@@ -160,7 +160,7 @@ def test_client_that_never_reads_is_held_back(tmp_path: Path) -> None:
         endless.end(stream)
         endless.flush()
         node.get(2000)
-        # A hundred answers of a megabyte wait, each whole at its stream; of the endless one only what its windows allow.
+        # A hundred answers of a megabyte wait whole at their streams; of the endless one only what its windows allow.
         assert node.left.rss_kb - before.rss_kb < 100_000 + GROWTH_KB_MAX
         for peer in (*deaf, endless):
             vanish(peer)
