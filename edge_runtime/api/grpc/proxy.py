@@ -188,8 +188,8 @@ class _Relay:
     """One call between the caller's stream and the app's. `policy` covers all of it, when there is one."""
 
     __slots__ = (
-        "_app", "_begun", "_call", "_caller", "_down", "_headers", "_kept", "_left", "_over", "_received", "_refusal",
-        "_retries", "_sent", "_started", "_stream", "_up", "policy",
+        "_app", "_asked", "_begun", "_call", "_caller", "_down", "_headers", "_held", "_kept", "_left", "_over",
+        "_received", "_refusal", "_retries", "_sent", "_started", "_stream", "_up", "policy",
     )  # fmt: skip
 
     def __init__(self, call: ServerCall, app: GrpcApp, headers: list[Header], policy: Policy | None) -> None:
@@ -209,7 +209,9 @@ class _Relay:
         self._down = Boundaries(limit)
         self._kept: list[_Piece] | None = [] if self._retries else None  # the request, for another attempt
         self._left: list[_Piece] = []  # taken from the caller and not sent yet, or to be sent again
+        self._held = b""  # of the answer, which another attempt may replace
         self._refusal: GRPCError | None = None
+        self._asked = False  # the caller has said all
         self._sent = self._received = 0
         self._begun = False  # something of the answer has gone to the caller
 
@@ -238,6 +240,8 @@ class _Relay:
         if self._begun or (self._sent and self._kept is None):
             raise _too_late()
         self._left = list(self._kept or ())
+        self._held = b""
+        self._down.messages = 0
         code = codes.CANCELLED
         await self.open()
         try:
@@ -318,6 +322,7 @@ class _Relay:
         _follow(self._up, piece.data)
         self._sent += len(piece.data)
         if last:
+            self._asked = True
             self._call.peer_has_ended()
         if self._retries:
             self._keep(piece)
@@ -334,7 +339,7 @@ class _Relay:
     # --- the answer -------------------------------------------------------------------------------------------------
 
     async def _pass_answer(self) -> int:
-        """The app's answer to the caller, as it comes. While the call may be made again, only with its first bytes."""
+        """The app's answer to the caller, as it comes. While the call may be made again it is held back."""
         stream = self._stream
         assert stream is not None
         try:
@@ -351,14 +356,14 @@ class _Relay:
             if data:
                 self._look_at(data)
                 if not self._begun:
-                    self._begin(head)
-                if not self._caller.try_send_data(data):
+                    await self._hold(head, data)
+                elif not self._caller.try_send_data(data):
                     await self._caller.send_data(data)
             try:
                 data = stream.take() or await stream.receive()
             except Http2Error as error:
                 raise _Failed(_ending_of(error)) from error
-        return self._end(head, stream.trailers)
+        return await self._end(head, stream.trailers)
 
     def _look_at(self, data: bytes) -> None:
         _follow(self._down, data)
@@ -366,17 +371,31 @@ class _Relay:
         if self._retries and self._down.messages > 1:
             raise GRPCError(Status.FAILED_PRECONDITION, RETRIED_STREAM)
 
+    async def _hold(self, head: Headers, data: bytes) -> None:
+        """Hold the bytes back, unless they are too many, or the caller may wait for them to say more."""
+        self._held += data
+        if not self._asked or len(self._held) > KEPT_BYTES_MAX:
+            await self._let_go(head)
+
+    async def _let_go(self, head: Headers) -> None:
+        self._begin(head)
+        if self._held and not self._caller.try_send_data(self._held):
+            await self._caller.send_data(self._held)
+        self._held = b""
+
     def _begin(self, head: Headers) -> None:
         self._begun = True
         self._call.pass_headers(head)
 
-    def _end(self, head: Headers, trailers: Headers | None) -> int:
+    async def _end(self, head: Headers, trailers: Headers | None) -> int:
         """The answer has ended; `trailers` is None when all of it was one block."""
         ending = ending_from_trailers(head if trailers is None else trailers)
-        if ending is None or (trailers is None and self._begun):
+        if ending is None or (trailers is None and (self._begun or self._held)):
             raise _Failed(_NO_STATUS)
         if ending.code and self.policy is not None:
             raise _Failed(ending, head, trailers)
+        if self._held:
+            await self._let_go(head)
         self._pass_end(head, trailers)
         return ending.code
 

@@ -396,6 +396,18 @@ async def test_failed_calls_are_tried_again() -> None:
     assert app.requests == [b"again"] * 3
 
 
+async def test_message_before_an_error_is_no_answer() -> None:
+    async def half(call: ServerCall) -> None:
+        await call.recv_message()
+        await call.send_message(BytesValue(value=b"half"))
+        raise GRPCError(Status.UNAVAILABLE, "not now")
+
+    app = Recorder(half)
+    app._answers = [half, app.echo]
+    async with node_of(app, resources=resiliency(retry="few")) as node:
+        assert await unary(node.client, value=b"whole") == b"whole"
+
+
 async def test_last_answer_is_the_callers() -> None:
     app = answering("unavailable")
     async with node_of(app, resources=resiliency(retry="few")) as node:
