@@ -49,6 +49,7 @@ _HEADERS: Final[list[Field]] = [(b":status", b"200"), (b"content-type", _CONTENT
 _OK_TRAILERS: Final[list[Field]] = [(b"grpc-status", b"0")]
 _ACCEPT: Final[Field] = (b"grpc-accept-encoding", b"identity,gzip")
 _FIELD_OVERHEAD: Final = 32  # what HTTP/2 counts for a field beside its name and value
+_HEAD_BYTES: Final = 128  # `:status` and `content-type`
 _DEADLINE_EXCEEDED: Final = "context deadline exceeded"
 _INTERNAL: Final = "internal server error"
 
@@ -347,12 +348,21 @@ class ServerCall:
         self._end(code, message, details, encode_metadata(metadata))
 
     def _end(self, code: int, message: str, details: bytes | None, fields: list[Field]) -> None:
-        trailers = _trailers(code, message, details, fields, self._limits.trailer_bytes_max)
+        if code or message or fields:
+            trailers = _trailers(code, message, details, fields, self._trailer_room())
+        else:
+            trailers = _OK_TRAILERS
         self._ended = True
         if not self._headers_sent:
             self._headers_sent = True
             trailers = [*self._head(), *trailers]
         self._stream.send_headers(trailers, True)
+
+    def _trailer_room(self) -> int:
+        """Bytes for the status: of what the peer takes at once, without what a head has that goes with it."""
+        most = self._limits.trailer_bytes_max
+        peer_most = self._stream.header_list_bytes_max
+        return (most if peer_most is None or peer_most > most else peer_most) - _HEAD_BYTES
 
     # --- passing on, for who does not look at messages ----------------------------------------------------------------
 
@@ -517,8 +527,6 @@ def _fail(call: ServerCall, error: GRPCError) -> None:
 
 def _trailers(code: int, message: str, details: bytes | None, fields: list[Field], bytes_max: int) -> list[Field]:
     """The status as header fields. What would not fit is left out: first the details, then the end of the message."""
-    if not code and not message and not fields:
-        return _OK_TRAILERS
     room = bytes_max - 2 * _FIELD_OVERHEAD - len(b"grpc-statusgrpc-message") - 2
     trailers: list[Field] = [(b"grpc-status", b"%d" % code)]
     if details:

@@ -48,6 +48,11 @@ class Stream(StreamState):
         """Our address."""
         return self._session.local
 
+    @property
+    def header_list_bytes_max(self) -> int | None:
+        """What the peer takes of headers or trailers at once; None when it has not said."""
+        return self._session.wire.peer_header_list_bytes
+
     # --- receiving --------------------------------------------------------------------------------------------------
 
     async def response(self) -> list[Header]:

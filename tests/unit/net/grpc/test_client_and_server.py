@@ -298,6 +298,17 @@ async def test_an_endless_message_is_cut() -> None:
     assert failed.details == b""
 
 
+async def test_an_error_fits_what_its_reader_takes() -> None:
+    async with serve_grpc(raising(GRPCError(Status.INTERNAL, "long " * 100, bytes(100)))) as served:
+        narrow = Http2Limits(header_list_bytes_max=400, keepalive_idle_s=0, idle_max_s=0)
+        async with open_grpc_client(Origin("http", "127.0.0.1", served.port), http2_limits=narrow) as client:
+            failed = await failure(client)
+    assert failed.code == 13
+    assert failed.message.startswith("long long")
+    assert failed.message.endswith("...")
+    assert failed.details == b""
+
+
 async def test_a_handler_without_reply_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
     async def handle(call: ServerCall) -> None:
         call.bind(UNARY)
