@@ -29,14 +29,15 @@ class Http2Limits(NamedTuple):
     count_interval_s: float = 10.0  # what the following numbers are for
     resets_max: int = 1000  # streams that are reset before their answer has begun, or malformed
     settings_max: int = 100
-    pings_max: int = 1000
-    useless_frames_max: int = 10000  # empty DATA, PRIORITY, unknown types, frames for streams that are over
+    pings_max: int = 1000  # not counted: the first after headers or data of ours
+    useless_frames_max: int = 10000  # empty DATA, PRIORITY, unknown types, frames for streams that are over; …
+    useless_frames_per_stream: int = 8  # … and so many more for each stream that is opened
 
     def for_wire(self, client: bool) -> WireLimits:
         """What of it the wire knows."""
         guard = GuardLimits(
             self.count_interval_s, self.resets_max, self.settings_max, self.pings_max, self.useless_frames_max,
-            0.0 if client else self.ping_min_interval_s,
+            self.useless_frames_per_stream, 0.0 if client else self.ping_min_interval_s,
         )  # fmt: skip
         return WireLimits(
             self.streams_max, self.header_list_bytes_max, self.stream_window_bytes, self.connection_window_bytes,

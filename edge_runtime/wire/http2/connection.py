@@ -639,6 +639,7 @@ class Http2Connection(Generic[S]):
     # --- streams ----------------------------------------------------------------------------------------------------
 
     def _add(self, stream_id: int, stream: S) -> None:
+        self._guard.stream()
         stream.id = stream_id
         stream.room = self._peer_window
         stream.granted = self._window

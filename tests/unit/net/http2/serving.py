@@ -29,7 +29,7 @@ CLIENT_LIMITS = Http2Limits(keepalive_idle_s=0.0, idle_max_s=0.0)
 class RawClient:
     """Sends frames as they are given, and reads frames."""
 
-    def __init__(self, stream: trio.SocketStream, codec: Engine) -> None:
+    def __init__(self, stream: trio.abc.Stream, codec: Engine) -> None:
         self.stream = stream
         self.encoder = codec.new_encoder()
         self.ended = False

@@ -1,15 +1,23 @@
 from __future__ import annotations
 
+import ipaddress
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 import trio
-import trio.lowlevel
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from edge_runtime.net.connections import ConnectFailed, Origin
-from edge_runtime.net.http2 import ConnectionLost, Http2Client, Http2Limits, StreamReset, open_http2_client
+from edge_runtime.net.http2 import ConnectionLost, Http2Client, Http2Limits, StreamReset, http2_tls, open_http2_client
 from edge_runtime.wire.http2 import codes as c
 from edge_runtime.wire.http2 import engine
 from tests.unit.net.http2.serving import CLIENT_LIMITS, OK, REQUEST, RawClient, ask, echo, serving
@@ -154,6 +162,59 @@ async def test_a_lost_connection_fails_its_streams() -> None:
         with pytest.raises(ConnectionLost):
             await stream.send_data(b"x")
         assert not client.usable
+
+
+def contexts(tmp_path: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """For a server on 127.0.0.1 and a client that trusts it; both offer HTTP/2."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now - timedelta(1), now + timedelta(1))
+    certificate = builder.add_extension(address, critical=False).sign(key, hashes.SHA256())
+    pem = certificate.public_bytes(Encoding.PEM)
+    path = tmp_path / "pair.pem"
+    path.write_bytes(pem + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    server, client = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), http2_tls()
+    server.load_cert_chain(path)
+    client.load_verify_locations(cadata=pem.decode())
+    return server, client
+
+
+@pytest.mark.parametrize("speaks", [True, False])
+async def test_tls_has_to_agree_on_http2(tmp_path: Path, speaks: bool) -> None:
+    body = b"x" * 200000
+    server, tls = contexts(tmp_path)
+    if speaks:
+        server.set_alpn_protocols(["h2"])
+
+    async def handle(stream: trio.SSLStream[trio.SocketStream]) -> None:
+        raw = RawClient(stream, engine("h2"))
+        try:
+            await stream.receive_some(len(c.PREFACE))
+        except trio.BrokenResourceError:
+            return
+        windows = frame(c.WINDOW_UPDATE, 0, 0, word(2**20))
+        await raw.send(settings((c.SETTING_INITIAL_WINDOW_SIZE, 2**20)), windows)
+        received = 0
+        while received < len(body):
+            received += len((await raw.next(c.DATA)).payload)
+        await raw.send(answer(raw, 1))
+        await raw.next()
+
+    async with trio.open_nursery() as nursery:
+        listeners = await trio.open_ssl_over_tcp_listeners(0, server, host="127.0.0.1", https_compatible=True)
+        origin = Origin("https", "127.0.0.1", listeners[0].transport_listener.socket.getsockname()[1])
+        nursery.start_soon(trio.serve_listeners, handle, listeners)
+        if speaks:
+            async with open_http2_client(origin, tls) as client:
+                stream = await client.open_stream(REQUEST)
+                await stream.send_data(body, end=True)
+                assert await stream.response() == OK
+        else:
+            with pytest.raises(ConnectFailed, match="HTTP/2"):
+                await open_http2_client(origin, tls).__aenter__()
+        nursery.cancel_scope.cancel()
 
 
 async def test_nobody_listens() -> None:

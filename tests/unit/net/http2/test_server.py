@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 import trio
-import trio.lowlevel
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from edge_runtime.net.http2 import ConnectionLost, Http2Limits, Stream, StreamReset

@@ -495,6 +495,24 @@ def strict() -> End:
     return server(engine("jh2"), WireLimits(guard=GuardLimits(ping_min_interval_s=8.0)))
 
 
+@ENGINES
+def test_pings_behind_data_are_free(codec: Engine) -> None:
+    end = server(codec)
+    end.give(end.head())
+    for _ in range(2000):
+        end.wire.send_data(end.seen[1], b"")
+        end.give(frame(c.PING, 0, 0, bytes(8)))
+
+
+@ENGINES
+def test_busy_connections_may_have_more_crossing_frames(codec: Engine) -> None:
+    end = server(codec)
+    for stream_id in range(1, 6001, 2):
+        end.give(end.head(stream_id, REQUEST, END_BOTH))
+        end.wire.send_headers(end.seen[stream_id], OK, True)
+        end.give(frame(c.WINDOW_UPDATE, 0, stream_id, word(1)) * 3 + frame(c.RST_STREAM, 0, stream_id, word(0)))
+
+
 # --- the client's side ------------------------------------------------------------------------------------------------
 
 
