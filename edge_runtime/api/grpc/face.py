@@ -165,7 +165,7 @@ class GrpcFace:
         given = stream.get(TOKEN)
         if given is None:
             raise http_error(401, b"missing api token in request metadata")
-        if not token_matches(self._token, given.encode() if isinstance(given, str) else given):
+        if not token_matches(self._token, given.encode("utf-8", "replace") if isinstance(given, str) else given):
             raise http_error(401, b"authentication error: api token mismatch")
         # The token was for this sidecar; an app behind it must not see it.
         stream.metadata[:] = [pair for pair in stream.metadata if pair[0] != TOKEN]
@@ -174,14 +174,16 @@ class GrpcFace:
         """The call's trace context. Raises GRPCError when its baggage is malformed."""
         binary = stream.get("grpc-trace-bin")
         traceparent = traceparent_of(binary) if isinstance(binary, bytes) else ""
-        tracestate: str | bytes = ""
+        tracestate = ""
         if not traceparent and (text := stream.get("traceparent")):
-            traceparent, tracestate = str(text), stream.get("tracestate") or ""
+            traceparent, tracestate = str(text), str(stream.get("tracestate") or "")
+            if not tracestate.isascii():
+                tracestate = ""  # nothing that can be passed on
         has_baggage = stream.get("baggage") is not None
         if not has_baggage and not traceparent and not self._tracer.minting:
             return NO_TRACE
         baggage = _baggage(stream) if has_baggage else ""
-        return self._tracer.continued(traceparent, str(tracestate), baggage)
+        return self._tracer.continued(traceparent, tracestate, baggage)
 
     def _record(self, stream: ServerCall, code: int, started: float, received_bytes: int, sent_bytes: int) -> None:
         elapsed_ms = int((time.monotonic() - started) * 1000)
@@ -197,7 +199,7 @@ class GrpcFace:
 
 def _baggage(stream: ServerCall) -> str:
     text = ",".join(str(value) for name, value in stream.metadata if name == "baggage")
-    if text and not valid_baggage(text):
+    if text and not (text.isascii() and valid_baggage(text)):
         raise GRPCError(Status.INVALID_ARGUMENT, "invalid baggage header")
     return text
 

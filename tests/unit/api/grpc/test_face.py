@@ -186,6 +186,7 @@ async def test_without_a_proxy_no_target_is_found() -> None:
         ((("dapr-api-token", "wrong"),), "authentication error: api token mismatch"),
         ((("dapr-api-token", ""),), "authentication error: api token mismatch"),
         ((("dapr-api-token", "é"),), "authentication error: api token mismatch"),
+        ((("dapr-api-token", "\udcff"),), "authentication error: api token mismatch"),
     ],
 )
 @pytest.mark.parametrize("path", ["GetState", "SubscribeTopicEventsAlpha1", "/a.B/C"])
@@ -256,6 +257,13 @@ async def test_a_broken_one_is_passed_over(binary: bytes | str) -> None:
     assert bench.echo.calls[0].trace == Trace(TRACE, "a=1")
 
 
+@pytest.mark.parametrize("state", ["a=é", "a=\udcff"])
+async def test_a_state_must_be_passed_on(state: str) -> None:
+    bench = Bench()
+    await bench.ask("GetState", "x", ("traceparent", TRACE), ("tracestate", state))
+    assert bench.echo.calls[0].trace == Trace(TRACE)
+
+
 async def test_a_tracer_begins_one() -> None:
     bench = Bench(tracer=Tracer(1.0))
     call = await bench.ask("GetState", "x")
@@ -280,10 +288,11 @@ async def test_baggage_comes_back() -> None:
     assert call.initial == {"a": "1", "b": "2", "baggage": "a=1,b=2"}
 
 
-async def test_broken_baggage_is_refused() -> None:
+@pytest.mark.parametrize("baggage", ["a b", "a\u2003=1", "a=\udcff"])
+async def test_broken_baggage_is_refused(baggage: str) -> None:
     bench = Bench()
     for path in ("GetState", "/a.B/C"):
-        call = await bench.ask(path, "x", ("baggage", "a b"))
+        call = await bench.ask(path, "x", ("baggage", baggage))
         assert call.status is Status.INVALID_ARGUMENT
     assert not bench.proxied
 
@@ -308,6 +317,12 @@ async def test_calls_are_logged(caplog: pytest.LogCaptureFixture, agent: str, sh
     fields = record.__dict__["fields"]
     assert fields.pop("duration") >= 0
     assert fields == {"method": DAPR + "GetState", "code": 13, **shown}
+
+
+async def test_neither_counts_nor_log_are_needed() -> None:
+    face = GrpcFace(SimpleNamespace(), FaceSettings(), Tracer(None), None, None, None, [Echo()])  # type: ignore[arg-type]
+    for path in ("GetState", "SubscribeTopicEventsAlpha1"):
+        assert (await answer(face, FakeCall(path, StringValue(value="x")))).replies == [StringValue(value="x")]
 
 
 async def test_no_log_unless_asked_for(caplog: pytest.LogCaptureFixture) -> None:
