@@ -16,24 +16,39 @@ Header = tuple[bytes, bytes]
 # Never put into a compression table, so that nobody can find them out by the size of what is sent.
 _SENSITIVE: Final = frozenset((b"authorization", b"cookie", b"set-cookie", b"dapr-api-token"))
 
+_TABLE_BYTES_MAX: Final = 4096
 _UNREADABLE: Final = "a header block cannot be decompressed"
 
 
 class Encoder:
     """Compresses the header blocks of one direction of a connection."""
 
-    __slots__ = ("_codec", "_encode")
+    __slots__ = ("_codec", "_encode", "_lowest", "_table_bytes")
 
     def __init__(self, codec: Any) -> None:
         self._codec = codec
         self._encode: Callable[[list[tuple[bytes, bytes, bool]]], bytes] = codec.encode
+        self._table_bytes = _TABLE_BYTES_MAX  # as the peer wants it for the next block
+        self._lowest: int | None = None  # of what it has wanted since the last block; None: no change
 
     def encode(self, headers: Sequence[Header]) -> bytes:
+        if self._lowest is not None:
+            self._announce_table()
         return self._encode([(name, value, name in _SENSITIVE) for name, value in headers])
 
     def set_table_bytes(self, table_bytes: int) -> None:
-        """The peer allows this much; a smaller table than the usual is announced with the next block."""
-        self._codec.header_table_size = min(table_bytes, 4096)
+        """The peer allows this much, of which no more than the usual is used."""
+        size = min(table_bytes, _TABLE_BYTES_MAX)
+        if self._lowest is not None or size != self._table_bytes:
+            self._lowest = size if self._lowest is None else min(size, self._lowest)
+            self._table_bytes = size
+
+    def _announce_table(self) -> None:
+        # The codecs announce each size that they are told, but a peer must not hear of one that it has taken back.
+        if self._lowest != self._table_bytes:
+            self._codec.header_table_size = self._lowest
+        self._codec.header_table_size = self._table_bytes
+        self._lowest = None
 
 
 class Decoder:

@@ -582,11 +582,25 @@ def test_after_a_goaway_of_ours_nothing_is_opened(codec: Engine) -> None:
 
 
 @ENGINES
-def test_a_smaller_table_is_announced(codec: Engine) -> None:
+@pytest.mark.parametrize(
+    ("sizes", "announced"),
+    [
+        ((4096,), b""),
+        ((0,), b"\x20"),
+        ((100000, 2000, 0), b"\x20"),
+        ((0, 30), b"\x20\x3e"),
+        ((10, 4096), b"\x2a\x3f\xe1\x1f"),
+    ],
+)
+def test_the_table_is_as_the_peer_wants(codec: Engine, sizes: tuple[int, ...], announced: bytes) -> None:
     client_end, other = pair(codec)
     opened(client_end, [*REQUEST, (b"remember", b"me")], True)
     exchange(client_end, other)
-    client_end.give(settings((c.SETTING_HEADER_TABLE_SIZE, 0)))
+    for size in sizes:
+        client_end.give(settings((c.SETTING_HEADER_TABLE_SIZE, size)))
     opened(client_end, [*REQUEST, (b"remember", b"me")], True)
+    (block,) = [one.payload for one in frames(b"".join(map(bytes, client_end.wire.out)))]
+    assert block.startswith(announced)
+    assert block[len(announced)] & 0xE0 != 0x20
     exchange(client_end, other)
     assert other.seen[1].headers == other.seen[3].headers
