@@ -31,3 +31,10 @@ async def test_late_app_is_found(autojump_clock: trio.testing.MockClock, caplog:
             assert caplog.text.count("still waiting for the application") == 2
             late.listen()
     assert f"application discovered on port {port}" in caplog.text
+
+
+async def test_grpc_app_is_found(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    async with loopback_app() as app:
+        await wait_for_app_port(app.origin._replace(scheme="grpc"))
+    assert "application protocol: grpc. waiting on port" in caplog.text

@@ -591,3 +591,67 @@ def test_peers_come_and_go() -> None:
     assert peers.find("a", "default") is new
     peers.remove(new)
     assert peers.find("a", "default") is None
+
+
+# --- what gRPC asks ---------------------------------------------------------------------------------------------------
+
+
+async def test_apps_are_found_by_name() -> None:
+    node = Node()
+    found = await node.invoker.find("me.default")
+    assert (found.peer, found.own) == (node.own, True)
+    found = await node.invoker.find("far.ns2")
+    assert (found.peer.app_id, found.own) == ("far", False)
+    assert found.peer.grpc is None
+    with pytest.raises(DriverError, match="couldn't find service: far"):
+        await node.invoker.find("far")
+
+
+def test_urls_and_endpoints_are_no_apps() -> None:
+    invoker = Node().invoker
+    assert invoker.names_app("other")
+    assert not invoker.names_app("HTTP://other")
+    assert not invoker.names_app("https://other")
+
+
+async def test_other_apps_are_tried_until_they_connect(autojump_clock: trio.testing.MockClock) -> None:
+    node = Node()
+    attempts = 0
+
+    async def attempt() -> str:
+        nonlocal attempts
+        attempts += 1
+        if attempts < 3:
+            raise ConnectFailed("refused")
+        return "done"
+
+    other = await node.invoker.find("other")
+    assert await node.invoker.run(other, attempt) == "done"
+    attempts = 0
+    with pytest.raises(ConnectFailed):
+        await node.invoker.run(await node.invoker.find("me"), attempt)
+    assert attempts == 1
+
+
+async def test_calls_run_under_the_policy(autojump_clock: trio.testing.MockClock) -> None:
+    node = Node(resources=resiliency(other={"retry": "few"}))
+    attempts = 0
+
+    async def attempt() -> None:
+        nonlocal attempts
+        attempts += 1
+        raise DriverError("no", code=14)
+
+    with pytest.raises(DriverError):
+        await node.invoker.run(await node.invoker.find("other"), attempt)
+    assert attempts == 3
+
+
+async def test_introduction_names_both_apps() -> None:
+    invoker = Node().invoker
+    other = await invoker.find("other")
+    told = dict(invoker.introduction(other))
+    assert (told[b"dapr-caller-app-id"], told[b"dapr-callee-app-id"]) == (b"me", b"other")
+    assert b"forwarded" in told
+    assert b"forwarded" not in dict(invoker.introduction(other, forwarded=False))
+    assert b"forwarded" not in dict(invoker.introduction(await invoker.find("me")))
