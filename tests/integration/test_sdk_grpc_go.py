@@ -140,6 +140,13 @@ def test_state_is_what_the_client_expects(pair: Pair) -> None:
     }
 
 
+def test_a_client_comes_by_a_socket_file(tmp_path: Path, programs: Programs) -> None:
+    flags = ("--unix-domain-socket", str(tmp_path))
+    with Sidecar(tmp_path, *flags, app_id="go") as sidecar:
+        said = programs.client("stream", sidecar, DAPR_SOCKET=str(tmp_path / "dapr-go-grpc.socket"))
+    assert (said["retry"], said["flying"], said["left"]) == (True, [0, 1, 2], True)
+
+
 def test_a_service_gets_what_a_client_publishes(pair: Pair) -> None:
     said = pair.client("publish")
     assert codes(said) == {

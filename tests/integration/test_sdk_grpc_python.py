@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from edge_runtime.proto.dapr.proto.runtime.v1.dapr_grpc import DaprBase
+from tests.integration.cli import Run
 from tests.support.app import App, Received, Route
 from tests.support.drivers import Driver, component, python
 from tests.support.resources import broker, document, routed, subscription, write
@@ -403,18 +404,19 @@ def test_the_client_invokes_an_http_app(tmp_path: Path, kind: str) -> None:
 def test_a_service_of_ones_own_is_reached(pair: Pair) -> None:
     said = client("grpc_proxy.py", pair.sidecar, TARGET="py")
     assert pair.app.gather({"gone": 2})["gone"] == ["cancelled", "late"], "the app hears when a caller gives up"
-    check_proxied(said, app_id="py", token="for the app")
+    said["metadata"].remove(["dapr-api-token", "for the app"])
+    assert said["traced"] is True
+    check_proxied(said, caller="py")
 
 
-def check_proxied(said: dict[str, Any], app_id: str, token: str) -> None:
-    for name in ("several", "joined", "each", "long", "packed", "metadata.long", "traced", "deadline"):
+def check_proxied(said: dict[str, Any], caller: str) -> None:
+    for name in ("several", "joined", "each", "long", "packed", "metadata.long", "deadline"):
         assert said[name] is True, name
     assert (said["one"], said["callee"], said["none"]) == ("grüße", "x", [])
     assert said["parallel"] is said["parallel.streams"] is True
     assert sorted(said["metadata"]) == [
-        ["dapr-api-token", token],
-        ["dapr-callee-app-id", app_id],
-        ["dapr-caller-app-id", app_id],
+        ["dapr-callee-app-id", "py"],
+        ["dapr-caller-app-id", caller],
         *(["x-note", "noted"], ["x-note", "twice"], ["x-note-bin", "00ff"]),
     ]
     assert said["initial"] == [["x-first", "before"], ["x-first-bin", "b'\\x00\\xff'"]]
@@ -432,7 +434,44 @@ def check_proxied(said: dict[str, Any], app_id: str, token: str) -> None:
     assert "no-such-app" in said["unknown app"]["message"]
 
 
+def test_apps_of_one_node_reach_each_other(tmp_path: Path) -> None:
+    """The caller's sidecar and the callee's are one process, as are those of an app that speaks HTTP."""
+    app_port = free_port()
+    ports = {name: (free_port(), free_port()) for name in ("caller", "py", "web")}
+    with web() as web_app, python("grpc_app.py", 0, APP_PORT=str(app_port)) as app:
+        app.wait_said("starting")
+        own: dict[str, dict[str, Any]] = {
+            "py": {"appPort": app_port, "appProtocol": "grpc"},
+            "web": {"appPort": web_app.port},
+        }
+        apps = [
+            {"appID": name, "appDirPath": ".", "daprHTTPPort": port, "daprGRPCPort": grpc_port, **own.get(name, {})}
+            for name, (port, grpc_port) in ports.items()
+        ]
+        write(tmp_path, "dapr.yaml", {"version": 1, "common": {"daprdLogDestination": "console"}, "apps": apps})
+        with Run(tmp_path, "run", "--no-attach", "-f", "dapr.yaml") as node:
+            for _ in ports:
+                node.wait_line("dapr initialized. Status: Running")
+            environment = {"DAPR_GRPC_PORT": str(ports["caller"][1]), "CLIENT": "sync"}
+            with python("grpc_proxy.py", ports["caller"][0], TARGET="py", **environment) as program:
+                check_proxied(program.results(), caller="caller")
+            invoking = {**environment, "DAPR_API_METHOD_INVOCATION_PROTOCOL": "grpc"}
+            with python("grpc_invoke.py", ports["caller"][0], TARGET="py", **invoking) as program:
+                metadata = program.results()["echo"]["value"]["metadata"]
+            with python("grpc_invoke.py", ports["caller"][0], WEB="web", **invoking) as program:
+                headers = program.results()["json"]["value"]["headers"]
+            assert metadata["dapr-caller-app-id"] == ["caller"]
+            assert headers["dapr-caller-app-id"] == "caller"
+            assert node.stop() == 0
+
+
 # the rest
+
+
+def test_large_messages_pass_when_allowed(tmp_path: Path) -> None:
+    with Sidecar(tmp_path, "--max-body-size", "16Mi") as sidecar:
+        said = client("grpc_large.py", sidecar)
+    assert said == {"state": True, "stream": True, "refused": "RESOURCE_EXHAUSTED", "ended": None}
 
 
 @both_clients

@@ -97,8 +97,11 @@ func refusal(err error) map[string]any {
 	return said
 }
 
-// connect dials blocking, as the SDK does.
+// connect dials blocking, as the SDK does, or a socket file where DAPR_SOCKET names one.
 func connect() client.Client {
+	if socket, ok := os.LookupEnv("DAPR_SOCKET"); ok {
+		return given(client.NewClientWithSocket(socket))
+	}
 	return given(client.NewClient())
 }
 
