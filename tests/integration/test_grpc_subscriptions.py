@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
 import sys
 from collections.abc import Iterator
@@ -211,6 +212,23 @@ def test_unanswered_events_come_back_after_a_reconnect(sidecar: Sidecar, how: st
         assert set(numbers(left)) >= set(range(21)) - answered
         for event in left:
             stream.answer(event)
+
+
+def test_what_was_answered_before_a_half_close_is_done(sidecar: Sidecar) -> None:
+    """Client after client takes some, answers a few of them in any order and leaves: nothing is lost or done twice."""
+    chance = random.Random(7)
+    publish(sidecar, "relay", *range(300))
+    answered: list[int] = []
+    while len(answered) < 300:
+        with subscribed(sidecar.grpc_port, "relay") as stream:
+            seen = stream.events(min(chance.randint(1, 40), 300 - len(answered)))
+            chosen = chance.sample(seen, chance.randint(1, len(seen)))
+            for event in chosen:
+                stream.answer(event)
+            stream.half_close()
+            stream.end()
+            answered += numbers(chosen)
+    assert sorted(answered) == list(range(300))
 
 
 def test_a_half_close_ends_as_dapr_ends_it(sidecar: Sidecar) -> None:

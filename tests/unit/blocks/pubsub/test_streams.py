@@ -89,9 +89,10 @@ class Setting:
         limits: StreamLimits = StreamLimits(),  # noqa: B008
         component: dict[str, str] | None = None,
         policies: FakePolicies | None = None,
+        broker: Any = None,
     ) -> None:
         self.nursery = nursery
-        self.broker = FakeBroker()
+        self.broker: Any = broker or FakeBroker()
         binding = binding_of(self.broker, component)
         self.metrics = Metrics("app")
         publisher = publisher_of(binding)
@@ -348,6 +349,36 @@ async def test_a_broker_that_refuses_ends_the_stream() -> None:
         assert str(stream.end) == "away"
         assert client.said == []
         assert node.streams.active() == []
+
+
+class _Interrupted(FakeBroker):
+    """Loses its first subscription when `broken` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.broken = trio.Event()
+
+    async def subscribe(self, *arguments: Any, **more: Any) -> None:
+        if self.subscribe_count:
+            await super().subscribe(*arguments, **more)
+        self.subscribe_count += 1
+        more["task_status"].started()
+        await self.broken.wait()
+        raise DriverError("gone")
+
+
+async def test_a_broker_that_comes_back_goes_on(autojump_clock: object) -> None:
+    async with setting(broker=_Interrupted()) as (node, client):
+        stream = await node.open(client)
+        assert client.said == ["opened"]
+        node.broker.broken.set()
+        await trio.sleep(1)
+        await node.push({"id": "1"})
+        assert client.said == ["opened", "1/"]
+        assert stream.end is None
+        client.half_close()
+        await wait_all_tasks_blocked()
+        assert stream.end is End.CLIENT
 
 
 async def test_metadata_show_open_streams() -> None:
