@@ -22,7 +22,7 @@ from edge_runtime.net.connections import Connection
 from edge_runtime.net.http2 import Http2Limits, Http2Server, Stream
 from edge_runtime.wire.http2 import ConnectionFault, Engine, GuardLimits, Header, Http2Connection, WireLimits, engine
 from edge_runtime.wire.http2 import codes as c
-from tests.unit.wire.http2.wires import End, Seen, frames
+from tests.unit.wire.http2.wires import End, Seen, frames, opened
 
 ENGINES = (engine("jh2"), engine("h2"))
 HEADERS = [
@@ -98,6 +98,21 @@ def encoded(one: RawFrame) -> bytes:
     return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream_id.to_bytes(4, "big") + payload
 
 
+def replies() -> bytes:
+    """What a server says to three requests; behind a client's preface, so that it is changed as the others are."""
+    server = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+    server.initiate_connection()
+    server.receive_data(unary())
+    for stream_id in (1, 3, 5):
+        server.send_headers(stream_id, [(":status", "100")])
+        server.send_headers(stream_id, [(":status", "200"), ("content-type", "application/grpc")])
+        server.send_data(stream_id, b"\0\0\0\0\x05hello", pad_length=stream_id)
+        server.ping(b"are you?")
+        server.send_headers(stream_id, [("grpc-status", "0")], end_stream=True)
+    server.close_connection(0, b"bye", 3)
+    return c.PREFACE + server.data_to_send()
+
+
 CORPUS = tuple(make() for make in (unary, streaming, leaving, continued))
 
 
@@ -157,12 +172,13 @@ def retype(rng: random.Random, found: list[RawFrame]) -> None:
     )
 
 
+REPLIES = (replies(),)
 BYTE_CHANGES: tuple[ByteChange, ...] = (flip, overwrite, cut, splice)
 FRAME_CHANGES: tuple[FrameChange, ...] = (double, swap, retype)
 
 
-def mutated(rng: random.Random) -> bytes:
-    data = bytearray(rng.choice(CORPUS))
+def mutated(rng: random.Random, corpus: tuple[bytes, ...] = CORPUS) -> bytes:
+    data = bytearray(rng.choice(corpus))
     for _ in range(rng.choice((0, 1, 1, 1, 2, 2, 3, 5))):
         if not data:
             break
@@ -238,6 +254,21 @@ def hold_the_wire(inputs: int, seed: int) -> None:
             assert others[0][2] == others[1][2], data
 
 
+def hold_the_client(inputs: int, seed: int) -> None:
+    rng = random.Random(seed)
+    for _ in range(inputs):
+        data = mutated(rng, REPLIES).removeprefix(c.PREFACE)
+        end = End(rng.choice(ENGINES), client=True, limits=WIRE_LIMITS)
+        streams = [opened(end, end=bool(number)) for number in range(3)]
+        try:
+            end.wire.receive(data, 0.0)
+        except ConnectionFault:
+            pass
+        frames(end.wire.take_out())
+        for stream in streams:
+            assert stream.closed == (stream.id in end.closed) == (stream.id not in end.wire.streams)
+
+
 # --- the server -------------------------------------------------------------------------------------------------------
 
 
@@ -291,6 +322,11 @@ def test_the_wire_takes_anything() -> None:
 async def test_the_server_takes_anything(caplog: pytest.LogCaptureFixture) -> None:
     await hold_the_server(1500, 2)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.slow
+def test_the_client_takes_anything() -> None:
+    hold_the_client(3000, 5)
 
 
 @pytest.mark.long

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
@@ -17,6 +18,8 @@ from edge_runtime.net.http2.stream import Stream
 from edge_runtime.wire.http2 import Engine, Header, code_name
 from edge_runtime.wire.http2.codes import REFUSED_STREAM
 
+_logger = logging.getLogger("dapr.runtime.http2")
+
 
 class Http2Client(Session):
     """One connection; any number of tasks may open streams on it."""
@@ -27,6 +30,13 @@ class Http2Client(Session):
         self._waiting: deque[trio.lowlevel.Task] = deque()
         self.gone = trio.Event()  # the connection has ended
         self.settled = trio.Event()  # the peer's settings are here, or the connection has ended
+
+    async def run(self, received: bytes = b"") -> None:
+        """Until the connection has ended; whatever ends it stays here."""
+        try:
+            await super().run(received)
+        except Exception:
+            _logger.exception("a connection to %s ended by an error of the client", self.peer)
 
     @property
     def usable(self) -> bool:
