@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -21,7 +23,7 @@ from trio.testing import wait_all_tasks_blocked
 from edge_runtime.net.connections import Origin
 from edge_runtime.net.grpc.client import GrpcClient, RpcError, open_grpc_client
 from edge_runtime.net.grpc.server import GrpcLimits, ServerCall
-from edge_runtime.net.http2 import Http2Limits
+from edge_runtime.net.http2 import Http2Limits, http2_tls
 from tests.support.grpc_server import ECHO, SERVER_STREAM, UNARY, Handle, serve_grpc
 
 pytestmark = pytest.mark.slow  # a channel of grpcio takes a while to come up
@@ -293,8 +295,6 @@ async def main(port):
 
 asyncio.run(main(int(sys.argv[1])))
 """
-    import sys
-
     async with serve_grpc(ECHO) as served:
         await trio.run_process([sys.executable, "-c", script, str(served.port)])
 
@@ -436,6 +436,32 @@ async def test_calls_wait_for_a_free_stream() -> None:
             for _ in range(50):
                 nursery.start_soon(client.unary, "/t.T/Echo", message(), BytesValue)
         await wait_all_tasks_blocked()
+
+
+async def test_grpcio_is_called_over_tls(tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    await trio.run_process(
+        [
+            "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+            "-subj", "/CN=app", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate),
+        ],
+        capture_stderr=True,
+    )  # fmt: skip
+    tls = http2_tls()
+    tls.load_verify_locations(certificate)
+    workers = ThreadPoolExecutor(2)
+    server = grpc.server(workers, [Generic()])
+    credentials = grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())])
+    port = server.add_secure_port("127.0.0.1:0", credentials)
+    server.start()
+    try:
+        async with open_grpc_client(Origin("https", "127.0.0.1", port), tls) as client:
+            for size in (1, 300_000):
+                reply = await client.unary("/t.T/Echo", message(bytes(size)), BytesValue, timeout_s=30)
+                assert len(reply.message.value) == size
+    finally:
+        await in_thread(server.stop(0).wait)
+        workers.shutdown()
 
 
 async def test_a_stopped_server_is_found_again() -> None:
