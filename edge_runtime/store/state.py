@@ -23,7 +23,7 @@ import msgspec
 from edge_runtime.model.errors import BadMetadata, DriverError, EtagMismatch
 from edge_runtime.model.ports import DeleteRequest, Item, Query, QueryResult, SetRequest
 from edge_runtime.store.database import Database
-from edge_runtime.store.migrations import ByCount, Step, migrate
+from edge_runtime.store.migrations import ByCount, Step, has_table, migrate
 from edge_runtime.store.query import compile_query, json_at, next_token
 
 _CLEANUP_ROWS: Final = 500
@@ -80,6 +80,9 @@ class StateTable:
     async def prepare(self, *, cleaned: bool) -> None:
         """Make the tables when they are not there. `cleaned` adds the index by which expired rows are found."""
         await migrate(self._database, [Step("state table", self._create)], ByCount(self._metadata_table))
+        if not has_table(self._database.read, self._table):
+            # Another component of the same file, with a table of its own, has left its mark for both.
+            await self._database.write(self._create)
         index = f"{self._table}_expiration"
         if cleaned and not self._database.read(
             "SELECT 1 FROM sqlite_master WHERE type = 'index' AND name = ?", (index,)

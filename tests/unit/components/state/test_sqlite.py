@@ -157,6 +157,16 @@ async def test_damaged_base64_is_told(tmp_path: pathlib.Path) -> None:
         assert (await store.query(Query())).results == []
 
 
+async def test_two_tables_share_one_mark(tmp_path: pathlib.Path) -> None:
+    async with open_databases() as databases:
+        async with open_sqlite_state(context(databases, tmp_path)) as one:
+            async with open_sqlite_state(context(databases, tmp_path, tableName="two")) as two:
+                await one.set(SetRequest("k", b"1"))
+                assert await two.get("k") is None
+                await two.set(SetRequest("k", b"2"))
+                assert (await one.get("k") or Item(b"", "")).value == b"1"
+
+
 async def test_components_share_a_file(tmp_path: pathlib.Path) -> None:
     async with open_databases() as databases:
         async with open_sqlite_state(context(databases, tmp_path)) as one:
