@@ -11,8 +11,9 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from edge_runtime.blocks.pubsub.app import DeliveryFailed, Event, Verdict
+from edge_runtime.blocks.pubsub.app import Batch, DeliveryFailed, Event, Verdict
 from edge_runtime.blocks.pubsub.streams import (
+    ClientStream,
     End,
     NotSubscribed,
     Outcome,
@@ -216,7 +217,7 @@ async def test_a_failed_event_is_tried_again(autojump_clock: object) -> None:
 async def test_events_of_one_id_go_one_after_the_other() -> None:
     async with setting() as (node, client):
         await node.open(client)
-        await node.push({"id": "1", "name": "a"}, {"id": "1", "name": "b"}, {"id": "2"}, {"name": "none"})
+        await node.push(*({"id": "1", "name": name} for name in "abc"), {"id": "2"}, {"name": "none"})
         assert client.events == ["1", "2", ""]
         client.reply("1", DeliveryFailed("RETRY"))
         await wait_all_tasks_blocked()
@@ -224,6 +225,7 @@ async def test_events_of_one_id_go_one_after_the_other() -> None:
         client.reply("1")
         client.reply("")
         await wait_all_tasks_blocked()
+        assert client.events == ["1", "2", "", "1", "1"]
         assert node.outcomes == {"a": NACK, "b": ACK, "none": ACK}
 
 
@@ -272,6 +274,11 @@ async def test_raw_payloads_are_wrapped() -> None:
         await node.open(client, metadata={"rawPayload": "true"})
         await node.push({"anything": 1})
         assert client.events == ["id-1"]
+
+
+async def test_a_stream_takes_no_batches() -> None:
+    with pytest.raises(DeliveryFailed):
+        await ClientStream(FakeClient(), 1).deliver_bulk(Batch("b", "p", "t", []), "/")
 
 
 # --- limits -----------------------------------------------------------------------------------------------------------
@@ -483,6 +490,21 @@ async def test_a_failure_during_a_stop_goes_back_to_the_broker() -> None:
         assert node.running.cancelled_caught
         assert node.outcomes == {}
         assert node.broker.published == []
+
+
+async def test_nothing_is_tried_again_during_a_stop(autojump_clock: object) -> None:
+    async with setting(policies=FakePolicies(inbound=Retry(2))) as (node, client):
+        await node.open(client)
+        await node.push({"id": "1"}, {"id": "2"})
+        client.reply("1", DeliveryFailed("RETRY"))
+        await wait_all_tasks_blocked()
+        await node.stop()
+        await trio.sleep(2)
+        assert client.events == ["1", "2"]
+        client.reply("2")
+        await wait_all_tasks_blocked()
+        assert node.running.cancelled_caught
+        assert node.outcomes == {"2": ACK}
 
 
 async def test_a_stop_is_bounded(autojump_clock: object) -> None:
