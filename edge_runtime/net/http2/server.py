@@ -180,6 +180,7 @@ class ServerSession(Session):
             self.wire.go_away(last_id=STREAM_ID_MAX)
             self.wire.ping(_GOODBYE)
             self.flush_soon()
+            self.look_at(self._goodbye_at + self.limits.keepalive_timeout_s)
 
     def pong_received(self, data: bytes) -> None:
         if data == _GOODBYE and self._goodbye_at is not None and not self._leaving:

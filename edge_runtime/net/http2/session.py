@@ -57,6 +57,7 @@ class Session:
         self._received_at = now
         self._pinged_at: float | None = None
         self._write_deadline = _NEVER
+        self._nap = trio.CancelScope()  # of the watch
         self.wire.begin()
 
     # --- the tasks --------------------------------------------------------------------------------------------------
@@ -115,6 +116,7 @@ class Session:
                     await trio.lowlevel.wait_task_rescheduled(self._unpark)
                 while self._rest:
                     self._write_deadline = trio.current_time() + self.limits.write_stall_s
+                    self.look_at(self._write_deadline)
                     await self._connection.send_all(self._rest[:_PIECE_BYTES])
                     self._rest = self._rest[_PIECE_BYTES:] or memoryview(wire.take_out())
                 self._write_deadline = _NEVER
@@ -137,7 +139,13 @@ class Session:
         while True:
             now = trio.current_time()
             self.look(now)
-            await trio.sleep_until(min(self.next_look(now), now + self.limits.write_stall_s))
+            with trio.CancelScope(deadline=self.next_look(now)) as self._nap:
+                await trio.sleep_forever()
+
+    def look_at(self, when: float) -> None:
+        """There is a deadline that the watch did not know of."""
+        if when < self._nap.deadline:
+            self._nap.deadline = when
 
     def look(self, now: float) -> None:
         """See which deadlines have passed."""

@@ -242,6 +242,20 @@ async def test_errors_of_the_body_come_as_they_are() -> None:
         assert scope.cancelled_caught
 
 
+async def test_errors_of_ours_stay_inside(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(echo) as served, served.client() as client:
+        await ask(client)
+
+        def fail(*_: object) -> None:
+            raise KeyError("oops")
+
+        monkeypatch.setattr(client.__class__, "data_received", fail)
+        with pytest.raises(ConnectionLost):
+            await ask(client)
+        assert not client.usable
+    assert "oops" in caplog.text
+
+
 async def test_keepalive_notices_a_dead_server(autojump_clock: MockClock) -> None:
     async def silent(raw: RawClient) -> None:
         await raw.send(settings())

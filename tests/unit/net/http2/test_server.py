@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import socket
+import struct
+
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from edge_runtime.net.connections import Connection
 from edge_runtime.net.http2 import ConnectionLost, Http2Limits, Stream, StreamReset
 from edge_runtime.wire.http2 import codes as c
 from tests.unit.net.http2.serving import (
@@ -151,6 +155,21 @@ async def test_one_task_a_direction() -> None:
         nursery.cancel_scope.cancel()
 
 
+async def test_a_send_can_be_given_up() -> None:
+    async def never_take(stream: Stream) -> None:
+        await trio.sleep_forever()
+
+    async with serving(never_take) as served, served.client() as client, trio.open_nursery() as nursery:
+        stream = await client.open_stream(REQUEST)
+        nursery.start_soon(stream.send_data, b"x" * 2**20)
+        await wait_all_tasks_blocked(0.01)
+        with pytest.raises(trio.BusyResourceError):
+            await stream.send_data(b"x" * 2**20)
+        assert not stream.try_send_data(b"x")
+        nursery.cancel_scope.cancel()
+    assert not client.senders
+
+
 async def test_nothing_follows_an_end() -> None:
     async with serving(echo) as served, served.client() as client:
         stream = await client.open_stream(REQUEST, end=True)
@@ -158,6 +177,24 @@ async def test_nothing_follows_an_end() -> None:
             stream.send_headers(TRAILERS, end=True)
         with pytest.raises(RuntimeError):
             await stream.send_data(b"x")
+
+
+async def test_answers_leave_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[bytes] = []
+    try_send = Connection.try_send
+
+    def count(self: Connection, data: bytes) -> int:
+        sent.append(data)
+        return try_send(self, data)
+
+    async with serving(echo) as served, served.raw() as raw:
+        await raw.next(c.SETTINGS)
+        await raw.next(c.SETTINGS)
+        await wait_all_tasks_blocked()
+        monkeypatch.setattr(Connection, "try_send", count)
+        await raw.send(*(raw.head(number, END_BOTH) for number in range(1, 41, 2)))
+        assert sorted([(await raw.next(c.HEADERS)).stream_id for _ in range(40)]) == sorted([*range(1, 41, 2)] * 2)
+        assert len(sent) == 1
 
 
 async def test_tasks_are_used_again() -> None:
@@ -367,6 +404,16 @@ async def test_streams_in_flight_are_served_while_draining(autojump_clock: MockC
         assert raw.ended
 
 
+async def test_goodbyes_need_no_answer(autojump_clock: MockClock) -> None:
+    async with serving(echo, LIMITS._replace(keepalive_idle_s=0.0)) as served, served.raw() as raw:
+        await raw.send(raw.head(1, END_BOTH))
+        await raw.next(c.HEADERS)
+        begun = trio.current_time()
+        await served.server.drain(60.0)
+        assert trio.current_time() - begun < 7
+        assert [(await raw.next(c.GOAWAY)).payload[:4] for _ in range(2)] == [word(2**31 - 1), word(1)]
+
+
 async def test_draining_ends_at_its_deadline(autojump_clock: MockClock) -> None:
     async def hang(stream: Stream) -> None:
         await trio.sleep_forever()
@@ -387,6 +434,25 @@ async def test_new_connections_hear_of_the_drain() -> None:
         await served.server.drain(1.0)
         async with served.raw() as raw:
             assert (await raw.next(c.GOAWAY)).code == c.NO_ERROR
+
+
+async def test_a_client_may_break_off_while_we_send(autojump_clock: MockClock) -> None:
+    async def flood(stream: Stream) -> None:
+        stream.send_headers(OK)
+        while True:
+            await stream.send_data(b"x" * 100000)
+
+    window = (c.SETTING_INITIAL_WINDOW_SIZE, 2**31 - 1)
+    async with serving(flood) as served:
+        for rounds in range(4):
+            async with served.raw(window) as raw:
+                await raw.send(frame(c.WINDOW_UPDATE, 0, 0, word(2**30)), raw.head())
+                for _ in range(rounds):
+                    await raw.next(c.DATA)
+                assert isinstance(raw.stream, trio.SocketStream)
+                raw.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            await gone(served)
+        assert served.server.streams_open == 0
 
 
 # --- what bad clients do ----------------------------------------------------------------------------------------------

@@ -313,6 +313,32 @@ def test_a_list_above_the_limit_resets(codec: Engine) -> None:
     assert end.seen[3].headers == [REQUEST]
 
 
+@ENGINES
+def test_data_behind_both_ends_is_answered(codec: Engine) -> None:
+    end = server(codec)
+    end.give(end.head(1, REQUEST, END_BOTH))
+    end.wire.send_headers(end.seen[1], OK, True)
+    end.wire.take_out()
+    assert end.give(frame(c.DATA, 0, 1, b"x")) == [Frame(c.RST_STREAM, 0, 1, word(c.STREAM_CLOSED))]
+    end.wire.reset(end.seen[1], c.CANCEL)
+    assert not end.wire.out
+
+
+@ENGINES
+@pytest.mark.parametrize(
+    ("trailers", "code"),
+    [
+        ([(b"x", bytes(range(128, 256)) * 16)], c.FRAME_SIZE_ERROR),
+        ([(b"X", b"large letter")], c.PROTOCOL_ERROR),
+        ([(b":path", b"/")], c.PROTOCOL_ERROR),
+    ],
+)
+def test_trailers_have_their_rules(codec: Engine, trailers: list[tuple[bytes, bytes]], code: int) -> None:
+    end = server(codec, WireLimits(header_list_bytes_max=2000))
+    answers = end.give(end.head() + end.head(1, trailers, END_BOTH))
+    assert answers == [Frame(c.RST_STREAM, 0, 1, word(code))]
+
+
 # --- what harms the connection ----------------------------------------------------------------------------------------
 
 FATAL = {
@@ -395,6 +421,13 @@ def test_the_connection_window_is_kept(codec: Engine) -> None:
     end.give(b"".join(end.head(number) for number in (1, 3, 5, 7, 9)))
     data = b"".join(frame(c.DATA, 0, number, b"x" * 16384) for number in (1, 3, 5, 7))
     assert end.fault(data) == "FLOW_CONTROL_ERROR"
+
+
+@ENGINES
+def test_settings_may_not_overflow_a_window(codec: Engine) -> None:
+    end = server(codec)
+    end.give(end.head() + frame(c.WINDOW_UPDATE, 0, 1, word(2**31 - 1 - 65535)))
+    assert end.fault(settings((c.SETTING_INITIAL_WINDOW_SIZE, 65536))) == "FLOW_CONTROL_ERROR"
 
 
 @ENGINES
@@ -540,6 +573,26 @@ def test_malformed_responses_are_reset(codec: Engine, headers: list[tuple[bytes,
     end.wire.take_out()
     assert end.give(end.head(1, headers)) == [Frame(c.RST_STREAM, 0, 1, word(c.PROTOCOL_ERROR))]
     assert stream.reset == (c.PROTOCOL_ERROR, False)
+
+
+@ENGINES
+def test_an_informational_response_ends_nothing(codec: Engine) -> None:
+    end = client(codec)
+    stream = opened(end)
+    end.give(end.head(1, [(b":status", b"103")], END_BOTH))
+    assert stream.reset == (c.PROTOCOL_ERROR, False)
+
+
+@ENGINES
+def test_streams_that_were_never_looked_at_are_dropped(codec: Engine) -> None:
+    end = client(codec)
+    stream = opened(end)
+    end.give(frame(c.GOAWAY, 0, 0, word(0) + word(c.NO_ERROR) + b"bye"))
+    assert end.goaways == [(0, c.NO_ERROR, b"bye")]
+    end.wire.drop(stream)
+    end.wire.drop(stream)
+    assert stream.closed
+    assert end.give(end.head(1, OK)) == []
 
 
 @ENGINES
