@@ -20,6 +20,7 @@ from edge_runtime.channel.grpc_metrics import GrpcClientMetrics
 from edge_runtime.channel.http import AppUnhealthy, ChannelSettings, trusting_tls
 from edge_runtime.channel.on_invoke import error_response, invoke_request, metadata_of, response_of
 from edge_runtime.model.errors import ConfigError
+from edge_runtime.model.http import Body
 from edge_runtime.net.connections import Origin
 from edge_runtime.net.grpc.client import GrpcClient, RpcError, open_grpc_client
 from edge_runtime.net.grpc.limits import GrpcLimits
@@ -49,9 +50,16 @@ _LIMITED: Final = frozenset(
         *(f"{_ALPHA}{name}" for name in ("OnBulkTopicEventAlpha1", "OnJobEventAlpha1")),
     )
 )
-# One connection carries all calls, so their number is the app's to limit. No keep-alive: gRPC's servers take offence at
-# pings that nobody's call needs, and an app on this node cannot vanish without its connection.
-_HTTP2_LIMITS: Final = Http2Limits(streams_max=2**16, keepalive_idle_s=0.0, idle_max_s=0.0)
+# One connection carries all calls, so their number is the app's to limit. Its window is that of 256 streams, so that
+# answers which nobody reads hold up themselves, and not what else the app is asked. No keep-alive: gRPC's servers take
+# offence at pings that no call needs, and an app on this node cannot vanish without its connection.
+_HTTP2_LIMITS: Final = Http2Limits(
+    streams_max=2**16,
+    stream_window_bytes=2**18,
+    connection_window_bytes=2**26,
+    keepalive_idle_s=0.0,
+    idle_max_s=0.0,
+)
 
 
 class GrpcAppChannel:
@@ -147,6 +155,7 @@ class GrpcAppChannel:
     async def send(self, request: Request) -> Response:
         """An HTTP request as `OnInvoke`, and what became of it as an answer. Raises `DriverError`."""
         content = await request.body.read(self.message_bytes_max)
+        request.body = Body(content)  # for another attempt, should no connection come about
         metadata = metadata_of(request.headers)
         traceparent = (request.header(b"traceparent") or b"").decode("latin-1")
         if valid_traceparent(traceparent):

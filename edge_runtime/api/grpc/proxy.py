@@ -118,8 +118,10 @@ class Proxy:
         except DriverError as error:
             raise GRPCError(Status.UNKNOWN, f"failed to proxy request: {error}") from error
         if not callee.own:
+            started = time.monotonic()
             detail = self._invoker.refusal(callee.peer, normalised(call.path), "NONE", "streaming")
             if detail:
+                self._invoker.answered(callee.peer, str(codes.PERMISSION_DENIED), "streaming", started)
                 raise GRPCError(Status.PERMISSION_DENIED, detail)
         app = callee.peer.grpc
         if app is None:

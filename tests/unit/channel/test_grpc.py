@@ -174,6 +174,26 @@ async def test_http_body_is_limited() -> None:
             await channel.send(Request("PUT", b"/a", [], Body(bytes(11))))
 
 
+async def test_streamed_body_outlives_a_failed_connection() -> None:
+    class Streamed(Body):
+        @property
+        def buffered(self) -> bool:
+            return False
+
+        async def read(self, limit_bytes: int | None = None) -> bytes:
+            data, self.data = self.data, b""
+            return data
+
+    request = Request("PUT", b"/a", [], Streamed(b"data"))
+    async with serve_grpc(App()) as served:
+        port = served.port
+    async with open_grpc_channel(grpc_app(port)) as channel:
+        with pytest.raises(ConnectFailed):
+            await channel.send(request)
+    async with channel_to(App()) as channel:
+        assert (await channel.send(request)).body.data == b"data"
+
+
 async def test_error_of_the_app_is_an_answer() -> None:
     async def refuse(call: ServerCall) -> None:
         await call.send_trailing_metadata(Status.PERMISSION_DENIED, "no")

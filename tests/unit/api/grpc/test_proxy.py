@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -16,7 +16,8 @@ from trio.testing import wait_all_tasks_blocked
 from edge_runtime.api.grpc.proxy import NO_TARGET, RETRIED_STREAM
 from edge_runtime.channel.http import ChannelSettings
 from edge_runtime.config.settings import AccessControl, AppPolicy, Operation
-from edge_runtime.net.grpc.client import GrpcClient, RpcError
+from edge_runtime.net.connections import Origin
+from edge_runtime.net.grpc.client import GrpcClient, RpcError, open_grpc_client
 from edge_runtime.net.grpc.server import GrpcLimits, ServerCall
 from edge_runtime.observability.metrics import render
 from edge_runtime.observability.trace import Tracer
@@ -298,6 +299,25 @@ async def test_slow_reader_holds_the_app_back() -> None:
             await call.recv_raw()
         await wait_all_tasks_blocked(0.05)
         assert sent > before
+
+
+async def test_slow_readers_leave_others_alone() -> None:
+    async def flood(call: ServerCall) -> None:
+        await call.recv_raw()
+        for _ in range(1000):
+            await call.send_raw(False, bytes(100_000))
+
+    async with node_of(table({"/t.T/Echo": ECHO, "/t.T/Flood": flood})) as node, AsyncExitStack() as stack:
+        origin = Origin("http", "127.0.0.1", node.served.port)
+        for _ in range(20):  # each on a connection of its own
+            client = await stack.enter_async_context(open_grpc_client(origin))
+            call = await stack.enter_async_context(client.open_call("/t.T/Flood", TO_APP))
+            await call.end()
+            with trio.fail_after(5):
+                assert await call.recv_raw() is not None
+        await wait_all_tasks_blocked(0.05)
+        with trio.fail_after(5):
+            assert await unary(node.client) == b"x"
 
 
 # --- whom it reaches --------------------------------------------------------------------------------------------------
