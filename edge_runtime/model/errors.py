@@ -71,10 +71,15 @@ class Kind(enum.Enum):
     SECRET_STORE_NOT_FOUND = enum.auto()
     SECRET_DENIED = enum.auto()
     SECRET_GET = enum.auto()
-    # Blocks that answer "not configured" until their driver exists
+    # Bindings
     BINDING_INVOKE = enum.auto()
+    # Configuration
     CONFIGURATION_STORE_NOT_CONFIGURED = enum.auto()
     CONFIGURATION_STORE_NOT_FOUND = enum.auto()
+    CONFIGURATION_GET = enum.auto()
+    CONFIGURATION_SUBSCRIBE = enum.auto()
+    CONFIGURATION_NO_APP = enum.auto()
+    # Blocks that answer "not configured" until their driver exists
     LOCK_STORE_NOT_CONFIGURED = enum.auto()
     LOCK_STORE_NOT_FOUND = enum.auto()
     ACTOR_NO_PLACEMENT = enum.auto()
@@ -171,6 +176,14 @@ class StoreUnavailable(DriverError):
 
 class Overloaded(DriverError):
     """A queue with a limit is full; the message names the setting that raises it."""
+
+
+class BindingFailed(DriverError):
+    """An output binding failed and has something to show all the same; `metadata` becomes headers of the answer."""
+
+    def __init__(self, message: str, *, code: int | None = None, metadata: Mapping[str, str] | None = None) -> None:
+        super().__init__(message, code=code)
+        self.metadata = metadata or {}
 
 
 class PolicyError(DriverError):

@@ -173,6 +173,69 @@ class SecretStore(Protocol):
     async def bulk_get(self, metadata: Mapping[str, str]) -> Mapping[str, Mapping[str, str]]: ...
 
 
+# --- bindings ---------------------------------------------------------------------------------------------------------
+
+
+class BindingResponse(NamedTuple):
+    """What an output binding answers. `data` None means that there is nothing to show, which is not empty data."""
+
+    data: bytes | None = None
+    metadata: Mapping[str, str] = {}
+
+
+class OutputBinding(Protocol):
+    """Something outside that can be told to do things. A driver may be an input binding as well."""
+
+    operations: tuple[str, ...]
+
+    async def invoke(self, operation: str, data: bytes, metadata: Mapping[str, str]) -> BindingResponse:
+        """Do one of `operations`. Raises `BindingFailed` when there is something to show beside the failure, or another
+        `DriverError`."""
+
+
+# Gives one event to the app; what the app answered, None for nothing. Raises `DriverError` when it did not take it.
+BindingHandler = Callable[[bytes, Mapping[str, str]], Awaitable[bytes | None]]
+
+
+class InputBinding(Protocol):
+    """Something outside that makes events."""
+
+    async def read(self, handler: BindingHandler, *, task_status: Any) -> None:
+        """Deliver until cancelled. `task_status.started()` is said once events can arrive.
+
+        An event whose handler was cancelled was not taken.
+        """
+
+
+# --- configuration ----------------------------------------------------------------------------------------------------
+
+
+class ConfigurationItem(NamedTuple):
+    """One value. An item that was deleted is told as one with an empty value."""
+
+    value: str
+    version: str = ""
+    metadata: Mapping[str, str] = {}
+
+
+# Takes the items that changed together, by key.
+ConfigurationHandler = Callable[[Mapping[str, ConfigurationItem]], Awaitable[None]]
+
+
+class ConfigurationStore(Protocol):
+    """A source of settings that apps read and follow."""
+
+    features: frozenset[str]
+
+    async def get(self, keys: Sequence[str], metadata: Mapping[str, str]) -> Mapping[str, ConfigurationItem]:
+        """The items of these keys that are there; of all keys when none is named."""
+
+    async def subscribe(
+        self, keys: Sequence[str], metadata: Mapping[str, str], handler: ConfigurationHandler, *, task_status: Any
+    ) -> None:
+        """Tell what changes from `task_status.started()` on, until cancelled; no keys means all of them."""
+
+
 # --- the user's app ---------------------------------------------------------------------------------------------------
 
 
