@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import queue
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -199,6 +200,26 @@ def test_retries_are_for_single_messages(tmp_path: Path, app: GrpcApp) -> None:
         assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
         assert caught.value.details() == "cannot use resiliency policies with retries on streaming RPCs"
         assert len(list(counted(b"5 1", metadata=(*TARGET, ("dapr-stream", "true"))))) == 5
+
+
+def test_calls_outlive_a_reload(tmp_path: Path, app: GrpcApp) -> None:
+    with (
+        Sidecar(tmp_path, "--app-protocol", "grpc", app_port=app.port) as sidecar,
+        grpc.insecure_channel(f"127.0.0.1:{sidecar.grpc_port}") as channel,
+    ):
+        said: queue.Queue[bytes | None] = queue.Queue()
+        heard = call(channel, "stream_stream", "/some.Service/Talk")(iter(said.get, None), metadata=TARGET)
+        said.put(b"before")
+        assert next(heard) == b"before"
+        sidecar.signal(signal.SIGHUP)
+        sidecar.wait_line("Going over to the new files")
+        sidecar.wait_line(READY)
+        assert call(channel, "unary_unary", "/some.Service/Echo")(b"new", metadata=TARGET, timeout=WAIT_S) == b"new"
+        said.put(b"after")
+        assert next(heard) == b"after"
+        said.put(None)
+        assert list(heard) == []
+        assert sidecar.stop() == 0
 
 
 ACCESS = """
