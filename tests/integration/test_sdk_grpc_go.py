@@ -338,6 +338,8 @@ def test_a_client_of_2023_is_served(tmp_path: Path, programs: Programs) -> None:
         "unlock": "FailedPrecondition",
         "configuration": "FailedPrecondition",
         "encrypt": "Internal",
+        "decrypt": "Internal",
+        "binding": "Internal",
         "unknown": "InvalidArgument",
         "shut": True,
     }

@@ -56,6 +56,13 @@ func main() {
 		_, err = io.ReadAll(stream)
 	}
 	say("encrypt", code(err))
+	stream, err = dapr.Decrypt(ctx, bytes.NewReader([]byte("cipher")), client.DecryptOptions{ComponentName: "nothing"})
+	if err == nil {
+		_, err = io.ReadAll(stream)
+	}
+	say("decrypt", code(err))
+	_, err = dapr.InvokeBinding(ctx, &client.InvokeBindingRequest{Name: "nothing", Operation: "create"})
+	say("binding", code(err))
 	_, err = dapr.GetState(ctx, "nowhere", "k", nil)
 	say("unknown", code(err))
 	must(dapr.Shutdown(ctx))
