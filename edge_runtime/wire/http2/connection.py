@@ -47,7 +47,7 @@ from edge_runtime.wire.http2.codes import (
     WINDOW_UPDATE,
     ConnectionFault,
 )
-from edge_runtime.wire.http2.engine import Engine, Header
+from edge_runtime.wire.http2.engine import Engine, Header, Repeated
 from edge_runtime.wire.http2.guard import Guard, GuardLimits
 from edge_runtime.wire.http2.headers import content_length, request_fault, response_fault, trailers_fault
 
@@ -454,7 +454,7 @@ class Http2Connection(Generic[S]):
         if len(self.streams) >= self._limits.streams_max:
             self._refuse(stream_id, REFUSED_STREAM)
             return
-        if too_large or request_fault(headers) is not None:
+        if too_large or not _is_sound(headers, "request", request_fault):
             self._refuse(stream_id, FRAME_SIZE_ERROR if too_large else PROTOCOL_ERROR)
             return
         length = content_length(headers)
@@ -481,7 +481,7 @@ class Http2Connection(Generic[S]):
 
     def _on_response(self, stream: S, headers: list[Header], end: bool) -> None:
         length = content_length(headers)
-        if response_fault(headers) is not None or (length is not None and length < 0):
+        if not _is_sound(headers, "response", response_fault) or (length is not None and length < 0):
             self._stream_fault(stream, PROTOCOL_ERROR)
             return
         if headers[0][1][:1] == b"1":
@@ -500,7 +500,7 @@ class Http2Connection(Generic[S]):
             self._close(stream)
 
     def _on_trailers(self, stream: S, headers: list[Header], end: bool) -> None:
-        if not end or stream.left or trailers_fault(headers) is not None:
+        if not end or stream.left or not _is_sound(headers, "trailers", trailers_fault):
             self._stream_fault(stream, PROTOCOL_ERROR)
             return
         stream.received_end = True
@@ -679,6 +679,15 @@ class Http2Connection(Generic[S]):
         over[stream_id] = reset
         if len(over) > _REMEMBERED_STREAMS:
             del over[next(iter(over))]
+
+
+def _is_sound(headers: list[Header], kind: str, find_fault: Callable[[Sequence[Header]], str | None]) -> bool:
+    """Whether they can be what they came as; looked at once when the same come again."""
+    if type(headers) is not Repeated:
+        return find_fault(headers) is None
+    if headers.sound_as != kind and find_fault(headers) is None:
+        headers.sound_as = kind
+    return headers.sound_as == kind
 
 
 def _unpadded(payload: bytes) -> bytes:

@@ -18,6 +18,9 @@ _SENSITIVE: Final = frozenset((b"authorization", b"cookie", b"set-cookie", b"dap
 
 _TABLE_BYTES_MAX: Final = 4096
 _UNREADABLE: Final = "a header block cannot be decompressed"
+_REFERENCES: Final = bytes(range(0x80, 0xFF))  # each one header of the table
+_REPEATED_MAX: Final = 8
+_REPEATED_BYTES_MAX: Final = 64  # of a block
 
 
 class Encoder:
@@ -51,16 +54,45 @@ class Encoder:
         self._lowest = None
 
 
-class Decoder:
-    """Decompresses the header blocks of the other direction. Of no use after a fault."""
+class Repeated(list[Header]):
+    """A header list that is likely to come again, as the same object. Whoever has found it well formed says so."""
 
-    __slots__ = ("_decode", "_oversized")
+    __slots__ = ("sound_as",)
+
+    def __init__(self, headers: list[Header]) -> None:
+        super().__init__(headers)
+        self.sound_as = ""  # request, response or trailers
+
+
+class Decoder:
+    """Decompresses the header blocks of the other direction. Of no use after a fault.
+
+    Who calls the same again and again sends the same block of references into the table, which means the same for as
+    long as the table does not change; only a block with something else in it can change that.
+    """
+
+    __slots__ = ("_decode", "_oversized", "_repeated")
 
     def __init__(self, codec: Any, oversized: type[Exception]) -> None:
         self._decode = codec.decode
         self._oversized = oversized
+        self._repeated: dict[bytes, Repeated] = {}
 
     def decode(self, block: bytes) -> list[Header]:
+        """The headers, for reading only."""
+        repeated = self._repeated
+        known = repeated.get(block)
+        if known is not None:
+            return known
+        if block.translate(None, _REFERENCES):
+            repeated.clear()
+            return self._decoded(block)
+        headers = Repeated(self._decoded(block))
+        if len(repeated) < _REPEATED_MAX and len(block) <= _REPEATED_BYTES_MAX:
+            repeated[block] = headers
+        return headers
+
+    def _decoded(self, block: bytes) -> list[Header]:
         try:
             return [(field[0], field[1]) for field in self._decode(block, raw=True)]
         except self._oversized:
