@@ -144,7 +144,7 @@ def test_error_of_the_app_is_the_callers(sidecar: Sidecar, app: GrpcApp) -> None
     assert (error.code(), error.details()) == (grpc.StatusCode.NOT_FOUND, "no such thing")
     details = dict(pairs(error.trailing_metadata()))["grpc-status-details-bin"]
     info = ErrorInfo()
-    assert RpcStatus.FromString(details).details[0].Unpack(info)  # type: ignore[arg-type]
+    assert RpcStatus.FromString(details).details[0].Unpack(info)
     assert info.reason == "GONE"
 
 

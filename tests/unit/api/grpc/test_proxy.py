@@ -13,7 +13,8 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 from trio.testing import wait_all_tasks_blocked
 
-from edge_runtime.api.grpc.proxy import NO_TARGET, RETRIED_STREAM
+from edge_runtime.api.grpc.proxy import NO_TARGET
+from edge_runtime.api.grpc.relay import RETRIED_STREAM
 from edge_runtime.channel.http import ChannelSettings
 from edge_runtime.config.settings import AccessControl, AppPolicy, Operation
 from edge_runtime.net.connections import Origin
