@@ -17,6 +17,7 @@ from edge_runtime.model.http import Body, Request, Response
 if TYPE_CHECKING:
     from edge_runtime.net.connections import Connection
     from edge_runtime.net.http2 import Http2Server
+    from edge_runtime.net.http_server import ServerLimits
     from edge_runtime.runtime.app import App
 
 # What the header list of a gRPC call may have, over the setting for HTTP (Dapr takes the number as KiB of KiB).
@@ -76,13 +77,18 @@ def grpc_api(app: App) -> LateHttp2:
     return LateHttp2(("edge_runtime.net.http2", "edge_runtime.net.grpc.server", "edge_runtime.api.grpc.face"), build)
 
 
-def http_over_http2(handle: Callable[[Request], Awaitable[Response]], header_bytes_max: int) -> LateHttp2:
-    """What serves HTTP/2 with prior knowledge on the port of the HTTP API."""
+def http_over_http2(handle: Callable[[Request], Awaitable[Response]], limits: ServerLimits) -> LateHttp2:
+    """What serves HTTP/2 with prior knowledge on the port of the HTTP API, within the limits of HTTP/1.1 there."""
 
     def build() -> Http2Server:
         from edge_runtime.net.http2_http import http_server
 
-        return http_server(handle, header_bytes_max)
+        return http_server(
+            handle,
+            limits.header_bytes_max,
+            idle_timeout_s=limits.idle_timeout_s,
+            stall_s=limits.body_read_stall_s,
+        )
 
     return LateHttp2(("edge_runtime.net.http2_http",), build)
 

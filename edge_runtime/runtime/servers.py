@@ -106,7 +106,7 @@ def _limits(flags: DaprdFlags) -> ServerLimits:
 def _http2_of_http(app: App) -> LateHttp2 | None:
     if read_environment(app.settings.environment).disable_h2c:
         return None
-    return http_over_http2(app.handle, app.settings.flags.header_bytes_max + HEADER_SLACK_BYTES)
+    return http_over_http2(app.handle, _limits(app.settings.flags))
 
 
 async def _open_http(app: App, stack: AsyncExitStack) -> list[Listener]:

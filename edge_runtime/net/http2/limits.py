@@ -16,8 +16,8 @@ class Http2Limits(NamedTuple):
 
     streams_max: int = 256
     header_list_bytes_max: int = 65536
-    stream_window_bytes: int = 524288  # at least 65535
-    connection_window_bytes: int = 4194304  # at least 65535
+    stream_window_bytes: int = 131072  # at least 65535
+    connection_window_bytes: int = 33554432  # of all streams, so that none that is left unread holds up another
     frame_bytes_max: int = 16384
     write_buffer_bytes_max: int = 524288
     write_stall_s: float = 60.0  # for the next 64 KiB
