@@ -122,6 +122,7 @@ def test_any_timeout_is_a_number_or_refused(value: bytes) -> None:
 def test_messages_there_and_back(message: str) -> None:
     value = encode_message(message)
     assert value.isascii()
+    assert value == value.strip()
     assert decode_message(value) == message
 
 

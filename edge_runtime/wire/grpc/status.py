@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import http
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -57,6 +57,8 @@ _OF_RESET: Final = {
 }
 _PLAIN: Final = bytes(byte for byte in range(0x20, 0x7F) if byte != 0x25)
 _ESCAPES: Final = tuple(b"%c" % byte if byte in _PLAIN else b"%%%02X" % byte for byte in range(256))
+# A blank at either end of a header value is malformed in HTTP/2, and costs some clients the connection.
+_BLANKS_TOO: Final = tuple(b"%20" if byte == 0x20 else escape for byte, escape in enumerate(_ESCAPES))
 _CUT: Final = "..."
 
 
@@ -86,22 +88,24 @@ def ending_from_reset(error_code: int) -> Ending:
 def encode_message(message: str, bytes_max: int | None = None) -> bytes:
     """A status message as a header value, cut (with dots) to about `bytes_max`, never within a character."""
     data = message.encode("utf-8", "replace")
-    if not data.translate(None, _PLAIN) and (bytes_max is None or len(data) <= bytes_max):
+    bare = data == data.strip()
+    if bare and not data.translate(None, _PLAIN) and (bytes_max is None or len(data) <= bytes_max):
         return data
-    escaped = _escape(data)
+    escapes = _ESCAPES if bare else _BLANKS_TOO
+    escaped = _escape(data, escapes)
     if bytes_max is None or len(escaped) <= bytes_max:
         return escaped
-    return _escape(_cut(data, max(bytes_max - len(_CUT), 0)) + _CUT.encode())
+    return _escape(_cut(data, max(bytes_max - len(_CUT), 0), escapes) + _CUT.encode(), escapes)
 
 
-def _escape(data: bytes) -> bytes:
-    return b"".join([_ESCAPES[byte] for byte in data])
+def _escape(data: bytes, escapes: Sequence[bytes]) -> bytes:
+    return b"".join([escapes[byte] for byte in data])
 
 
-def _cut(data: bytes, room: int) -> bytes:
+def _cut(data: bytes, room: int, escapes: Sequence[bytes]) -> bytes:
     """As many whole characters as have room when escaped, which not all have."""
     end = 0
-    while (room := room - len(_ESCAPES[data[end]])) >= 0:
+    while (room := room - len(escapes[data[end]])) >= 0:
         end += 1
     return data[:end].decode("utf-8", "ignore").encode()
 

@@ -41,6 +41,9 @@ def test_a_reset_has_a_code_and_a_name() -> None:
         ("50% of\nit", b"50%25 of%0Ait"),
         ("für", b"f%C3%BCr"),
         ("\ud800", b"?"),
+        (" a b", b"%20a%20b"),
+        ("with key ", b"with%20key%20"),
+        (" ", b"%20"),
     ],
 )
 def test_messages_are_escaped(message: str, value: bytes) -> None:
