@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 
 from edge_runtime.components.registry import ComponentContext, resolve
 from edge_runtime.model.ports import Message, Outcome
 from edge_runtime.store.database import Databases, open_databases
+from tests.support.sidecar import Program, free_port
 
 
 @asynccontextmanager
@@ -32,6 +35,72 @@ async def open_broker(
     context = ComponentContext(component, driver, "v1", metadata, "app", "", databases, str(state_dir))
     async with resolve(driver)(context) as broker:
         yield broker
+
+
+class Mosquitto:
+    """A real MQTT broker on a loopback port of its own. Its sessions outlive it when it is started again."""
+
+    def __init__(self, directory: Path, *lines: str, port: int = 0) -> None:
+        """`lines` are added to the listener's part of the configuration."""
+        self.port = port or free_port()
+        self._config = directory / "mosquitto.conf"
+        directory.mkdir(parents=True, exist_ok=True)
+        self._config.write_text(
+            "\n".join(
+                (
+                    "log_dest stderr",
+                    "log_type all",
+                    "persistence true",
+                    f"persistence_location {directory}/",
+                    "autosave_interval 1",
+                    "autosave_on_changes true",
+                    *(() if any(line.startswith("allow_anonymous") for line in lines) else ("allow_anonymous true",)),
+                    *(() if any(line.startswith("user ") for line in lines) else ("user root",)),
+                    f"listener {self.port} 127.0.0.1",
+                    *lines,
+                    "",
+                )
+            )
+        )
+        self._process: Program | None = None
+
+    @property
+    def url(self) -> str:
+        return f"mqtt://127.0.0.1:{self.port}"
+
+    @property
+    def process(self) -> Program:
+        assert self._process is not None
+        return self._process
+
+    def start(self) -> Mosquitto:
+        self._process = Program([_mosquitto(), "-c", str(self._config)])
+        self._process.wait_line("running")
+        return self
+
+    def stop(self) -> None:
+        """SIGTERM: it writes down its sessions."""
+        self.process.stop()
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    async def said(self, text: str, count: int = 1) -> None:
+        """Until so many lines of its log have the text."""
+        await until(lambda: sum(text in line for line in self.process.lines) >= count)
+
+    def __enter__(self) -> Mosquitto:
+        return self.start()
+
+    def __exit__(self, *error: object) -> None:
+        self.process.__exit__(None, None, None)
+
+
+def _mosquitto() -> str:
+    found = shutil.which("mosquitto") or shutil.which("/usr/sbin/mosquitto")
+    if found is None:
+        pytest.skip("mosquitto is not installed: run `apt-get install mosquitto`, or tools/test")
+    return found
 
 
 class Inbox:

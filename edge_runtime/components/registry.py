@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 # type/version -> module:function. Every row has its page in docs/components/.
 DRIVERS: Final[Mapping[str, str]] = {
+    "bindings.mqtt3/v1": "edge_runtime.components.bindings.mqtt3:open_mqtt3_binding",
+    "bindings.http/v1": "edge_runtime.components.bindings.http:open_http_binding",
+    "bindings.localstorage/v1": "edge_runtime.components.bindings.localstorage:open_localstorage_binding",
+    "configuration.sqlite/v1": "edge_runtime.components.configuration.sqlite:open_sqlite_configuration",
     "pubsub.in-memory/v1": "edge_runtime.components.pubsub.memory:open_memory_pubsub",
+    "pubsub.mqtt3/v1": "edge_runtime.components.pubsub.mqtt3:open_mqtt3_pubsub",
     "pubsub.sqlite/v1": "edge_runtime.components.pubsub.sqlite:open_sqlite_pubsub",
     "secretstores.local.env/v1": "edge_runtime.components.secretstores.local_env:open_local_env",
     "secretstores.local.file/v1": "edge_runtime.components.secretstores.local_file:open_local_file",

@@ -1,0 +1,1 @@
+"""What the pub/sub and the binding of MQTT have in common."""
