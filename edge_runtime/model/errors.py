@@ -178,6 +178,10 @@ class Overloaded(DriverError):
     """A queue with a limit is full; the message names the setting that raises it."""
 
 
+class Unreachable(DriverError):
+    """The other end, or the way to it, is away: nothing was tried, and nothing else need be until it is back."""
+
+
 class BindingFailed(DriverError):
     """An output binding failed and has something to show all the same; `metadata` becomes headers of the answer."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from edge_runtime.model.http import Request, Response
@@ -234,6 +235,93 @@ class ConfigurationStore(Protocol):
         self, keys: Sequence[str], metadata: Mapping[str, str], handler: ConfigurationHandler, *, task_status: Any
     ) -> None:
         """Tell what changes from `task_status.started()` on, until cancelled; no keys means all of them."""
+
+
+# --- what waits for the other end -------------------------------------------------------------------------------------
+
+
+class EntryId(NamedTuple):
+    """What tells an entry from every other, however often it is sent: receivers drop repeats by it.
+
+    `epoch` is another one after the node's database was made anew or restored, so that no id is ever given twice.
+    """
+
+    node: str
+    epoch: int
+    sequence: int
+
+
+class Entry(NamedTuple):
+    """One operation that waits. `enqueued_at` is what the wall clock said; `attempts` failed before this one."""
+
+    id: EntryId
+    route: str
+    key: str
+    payload: Mapping[str, Any] | bytes
+    enqueued_hlc: str
+    enqueued_at: float
+    attempts: int
+
+
+class Backoff(NamedTuple):
+    """The pause after a failure: `first_s`, doubled up to `most_s`, give or take the fraction `jitter`."""
+
+    first_s: float = 1.0
+    most_s: float = 300.0
+    jitter: float = 0.2
+
+
+class RouteSettings(NamedTuple):
+    """Where entries go and how much may wait for it. Routes of one name are one route, whoever opens it.
+
+    `priority` (0 to 9) counts between routes, and between entries where `when_full` looks at it. `attempts_max` None
+    tries for ever. `limit_name` is how the user knows `bytes_max`: a refusal names it.
+    """
+
+    name: str
+    bytes_max: int = 64 * 2**20
+    age_max_s: float = 7 * 86400.0
+    priority: int = 4
+    when_full: Literal["refuse", "drop-oldest", "drop-lowest-priority"] = "refuse"
+    retry: Backoff = Backoff()
+    in_flight_max: int = 16
+    attempts_max: int | None = None
+    dead_bytes_max: int = 16 * 2**20
+    limit_name: str = "bytes_max"
+
+
+class Route(Protocol):
+    """One driver's way into a route."""
+
+    @property
+    def backlog(self) -> bool:
+        """True while entries wait: what is new has to queue behind them, to keep the order."""
+
+    async def append(
+        self, key: str, payload: Mapping[str, Any] | bytes, *, priority: int | None = None, size_bytes: int | None = None
+    ) -> EntryId:
+        """Durable when it returns. Entries of one `key` are sent in order.
+
+        Raises `Overloaded` when the route is full, `StoreUnavailable` when the disk does not take it.
+        """
+
+    def up(self) -> None:
+        """The other end can be reached: begin to send. A route begins down."""
+
+    def down(self, reason: str) -> None:
+        """It cannot; nothing is sent until `up`."""
+
+
+# Sends one entry. Returning means delivered; `Unreachable` stops the route until it is up again; a `permanent`
+# `DriverError` makes a dead letter of the entry; any other lets its key wait and be tried again, while others go on.
+Send = Callable[[Entry], Awaitable[None]]
+
+
+class Outbox(Protocol):
+    """Keeps what cannot be sent now on disk, and sends it in order when it can."""
+
+    def open_route(self, settings: RouteSettings, send: Send) -> AbstractAsyncContextManager[Route]:
+        """The route, sending through `send` until the block is left. What waits then stays on disk."""
 
 
 # --- the user's app ---------------------------------------------------------------------------------------------------
