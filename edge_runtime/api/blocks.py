@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from edge_runtime.blocks.bindings import Bindings
+    from edge_runtime.blocks.configuration import Configuration
     from edge_runtime.blocks.invoke import Invoker
     from edge_runtime.blocks.metadata import Metadata
     from edge_runtime.blocks.pubsub import Publisher
@@ -18,7 +20,19 @@ if TYPE_CHECKING:
 class Blocks:
     """The blocks of one app. Filled once by the runtime, replaced whole when the files are read again."""
 
-    __slots__ = ("health", "invoker", "metadata", "namespace", "publisher", "secrets", "shutdown", "state", "streams")
+    __slots__ = (
+        "bindings",
+        "configuration",
+        "health",
+        "invoker",
+        "metadata",
+        "namespace",
+        "publisher",
+        "secrets",
+        "shutdown",
+        "state",
+        "streams",
+    )
 
     def __init__(
         self,
@@ -28,6 +42,8 @@ class Blocks:
         streams: Streams,
         invoker: Invoker,
         secrets: Secrets,
+        bindings: Bindings,
+        configuration: Configuration,
         metadata: Metadata,
         health: Health,
         namespace: str,
@@ -38,6 +54,8 @@ class Blocks:
         self.streams = streams
         self.invoker = invoker
         self.secrets = secrets
+        self.bindings = bindings
+        self.configuration = configuration
         self.metadata = metadata
         self.health = health
         self.namespace = namespace

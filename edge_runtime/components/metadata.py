@@ -27,6 +27,8 @@ _READ_BY_BLOCKS: Final = (
     "protectedTopics",
     "publishingScopes",
     "subscriptionScopes",
+    "direction",
+    "route",
 )
 
 

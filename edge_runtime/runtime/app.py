@@ -28,6 +28,7 @@ from edge_runtime.runtime.servers import Servers, open_servers
 from edge_runtime.runtime.settings import AppSettings
 
 if TYPE_CHECKING:
+    from edge_runtime.blocks.configuration import KeptSubscription
     from edge_runtime.net.grpc.server import ServerCall
     from edge_runtime.observability.grpc_metrics import GrpcServerMetrics
     from edge_runtime.runtime.node import Node
@@ -67,6 +68,7 @@ class App:
         self.reloading = False  # another generation follows the one that closes
         self.was_well = False  # what health checks said last before it
         self.extended: dict[str, str] = {}
+        self.configuration_subscriptions: dict[str, KeptSubscription] = {}  # what it follows, over reloads too
         self._ready = trio.Event()
         self._stop = trio.Event()
         self._reload = trio.Event()

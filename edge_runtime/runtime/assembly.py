@@ -16,9 +16,12 @@ import trio
 
 from edge_runtime import RUNTIME_VERSION
 from edge_runtime.api.blocks import Blocks
-from edge_runtime.api.http import health, invoke, pubsub, secrets, state, unconfigured
+from edge_runtime.api.http import bindings, configuration, health, invoke, pubsub, secrets, state, unconfigured
 from edge_runtime.api.http.face import Face, FaceSettings, allowed_routes
 from edge_runtime.api.http.routes import Route
+from edge_runtime.blocks.bindings import Bindings, BoundBinding, bind_binding
+from edge_runtime.blocks.bindings.binding import capabilities
+from edge_runtime.blocks.configuration import Configuration as ConfigurationBlock
 from edge_runtime.blocks.invoke import Invoker, Peer
 from edge_runtime.blocks.metadata import AppConnection, LoadedComponent, Metadata
 from edge_runtime.blocks.pubsub import Publisher, PubSubBinding, Subscriber, bind_pubsub, from_declared
@@ -57,6 +60,8 @@ from edge_runtime.security.access import AccessPolicy, ApiLists, SecretScopes
 
 if TYPE_CHECKING:
     from edge_runtime.api.grpc.face import GrpcFace
+    from edge_runtime.blocks.bindings.app import BindingApp
+    from edge_runtime.blocks.bindings.input import InputBindings
     from edge_runtime.blocks.pubsub import AppDelivery
     from edge_runtime.channel.grpc import GrpcAppChannel
     from edge_runtime.observability.grpc_metrics import GrpcServerMetrics
@@ -74,6 +79,8 @@ ROUTES: Final = (
     *pubsub.ROUTES,
     *invoke.ROUTES,
     *secrets.ROUTES,
+    *bindings.ROUTES,
+    *configuration.ROUTES,
     *unconfigured.ROUTES,
 )
 
@@ -342,6 +349,7 @@ class _Built:
         streams: Streams,
         outbox: Outbox | None,
         peer: Peer,
+        inputs: InputBindings | None,
     ) -> None:
         self.generation = generation
         self.channel = channel
@@ -349,6 +357,7 @@ class _Built:
         self.streams = streams
         self.outbox = outbox
         self.peer = peer
+        self.inputs = inputs
         self.begun = trio.Event()
 
 
@@ -377,6 +386,10 @@ def _build(app: App, files: Files, opened: Mapping[str, Opened], channel: Channe
     streams = Streams(app.app_id, namespace, policies, publisher, app.metrics)
     stores = _bind_stores(opened)
     outbox = _outbox(stores, app.app_id, namespace, publisher)
+    bound = {
+        name: bind_binding(name, item.metadata, item.driver) for name, item in opened.items() if _is(item, "bindings")
+    }
+    outputs = Bindings(bound, policies, app.metrics, namespace)
     peer = Peer(app.app_id, files.environment.namespace_or_default, channel, _access(files), app.metrics)
     blocks = Blocks(
         state=State(stores, app.app_id, namespace, policies, app.metrics, outbox),
@@ -384,6 +397,8 @@ def _build(app: App, files: Files, opened: Mapping[str, Opened], channel: Channe
         streams=streams,
         invoker=_invoker(app, files, policies, peer, outside),
         secrets=_secrets(files, opened, policies, app),
+        bindings=outputs,
+        configuration=_configuration(app, opened, channel, policies, namespace),
         metadata=_metadata(app, files, opened, policies, lambda: [*subscriber.active(), *streams.active()]),
         health=app.health,
         namespace=files.environment.namespace_or_default,
@@ -402,7 +417,44 @@ def _build(app: App, files: Files, opened: Mapping[str, Opened], channel: Channe
         app_health,
         channel,
     )
-    return _Built(generation, channel, subscriber, streams, outbox, peer)
+    inputs = _inputs(app, files, bound, outputs, channel, policies, tracer)
+    return _Built(generation, channel, subscriber, streams, outbox, peer, inputs)
+
+
+def _inputs(
+    app: App,
+    files: Files,
+    bound: Mapping[str, BoundBinding],
+    outputs: Bindings,
+    channel: Channel | None,
+    policies: Policies,
+    tracer: Tracer,
+) -> InputBindings | None:
+    """Loaded only when there is a binding to read, and an app to tell."""
+    readable = [binding for binding in bound.values() if binding.input is not None]
+    if channel is None or not readable:
+        return None
+    from edge_runtime.blocks.bindings.input import InputBindings
+
+    told = _binding_app(files, channel, outputs, tracer)
+    return InputBindings(readable, told, policies, app.metrics, files.environment.namespace)
+
+
+def _binding_app(files: Files, channel: Channel, outputs: Bindings, tracer: Tracer) -> BindingApp:
+    if isinstance(channel, HttpChannel):
+        from edge_runtime.blocks.bindings.app import HttpBindingApp
+
+        return HttpBindingApp(channel, tracer, files.flags.binding_options_timeout_s)
+    from edge_runtime.blocks.bindings.grpc_app import GrpcBindingApp
+
+    return GrpcBindingApp(channel, tracer, outputs)
+
+
+def _configuration(
+    app: App, opened: Mapping[str, Opened], channel: Channel | None, policies: Policies, namespace: str
+) -> ConfigurationBlock:
+    stores = {name: item.driver for name, item in opened.items() if _is(item, "configuration")}
+    return ConfigurationBlock(stores, channel, policies, app.metrics, namespace, app.configuration_subscriptions)
 
 
 def _grpc_delivery(channel: Channel | None, tracer: Tracer) -> AppDelivery | None:
@@ -523,6 +575,8 @@ def _metadata(
 
 def _described(item: Opened) -> LoadedComponent:
     component = item.component
+    if component.category == "bindings":
+        return LoadedComponent(component.name, component.type, component.version or "v1", capabilities(item.driver))
     features = sorted(item.driver.features)
     if component.category == "state" and {"ETAG", "TRANSACTIONAL"} <= item.driver.features:
         features.append("ACTOR")
@@ -657,6 +711,7 @@ async def _attend_app(app: App, files: Files, built: _Built, background: trio.Nu
         with generation.deliveries:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(built.streams.run)
+                nursery.start_soon(generation.blocks.configuration.run)
                 await app.serving.wait()  # an app may call back while it is asked, and the log says it in Dapr's order
                 if built.channel is not None:
                     await wait_for_app_port(built.channel.origin)
@@ -668,6 +723,7 @@ async def _attend_app(app: App, files: Files, built: _Built, background: trio.Nu
                 app.initialized()
     finally:
         built.streams.release()
+        generation.blocks.configuration.release()
         generation.deliveries_over()
 
 
@@ -681,8 +737,12 @@ async def _follow_health(files: Files, built: _Built, nursery: trio.Nursery) -> 
             await _begin_deliveries(files, built, nursery)
         elif healthy:
             built.subscriber.resume()
+            if built.inputs is not None:
+                built.inputs.resume()
         elif begun:
             built.subscriber.pause()
+            if built.inputs is not None:
+                built.inputs.pause()
 
 
 async def _begin_deliveries(files: Files, built: _Built, nursery: trio.Nursery) -> None:
@@ -691,6 +751,8 @@ async def _begin_deliveries(files: Files, built: _Built, nursery: trio.Nursery) 
         await _read_app_config(built.channel, files.flags.app_id)
     await built.subscriber.discover()
     await nursery.start(built.subscriber.run)
+    if built.inputs is not None:
+        await nursery.start(built.inputs.run)
     if built.outbox is not None:
         nursery.start_soon(built.outbox.run)
 

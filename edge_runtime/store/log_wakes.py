@@ -31,12 +31,15 @@ _GONE: Final = frozenset({errno.ECONNREFUSED, errno.ENOENT, errno.EPIPE})
 
 
 class Bells:
-    """Rings the other processes that deliver from this file, and hears them."""
+    """Rings the other processes that deliver from this file, and hears them.
 
-    def __init__(self, database_path: str) -> None:
-        self.folder = f"{database_path}-log"
-        os.makedirs(os.path.join(self.folder, "bells"), exist_ok=True)
-        os.makedirs(os.path.join(self.folder, "locks"), exist_ok=True)
+    `what` they are told of names the folder; the log has locks in it too.
+    """
+
+    def __init__(self, database_path: str, what: str = "log") -> None:
+        self.folder = f"{database_path}-{what}"
+        for name in ("bells", "locks") if what == "log" else ("bells",):
+            os.makedirs(os.path.join(self.folder, name), exist_ok=True)
         # Through the descriptor's path a socket's name stays short, however deep the folder lies.
         self._directory = os.open(os.path.join(self.folder, "bells"), os.O_RDONLY | os.O_DIRECTORY)
         # Not the process's number alone: in each of several containers on one volume it may be 1.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edge_runtime.api.grpc.bindings import BindingsRpcs
+from edge_runtime.api.grpc.configuration import ConfigurationRpcs
 from edge_runtime.api.grpc.invoke import InvokeRpcs
 from edge_runtime.api.grpc.metadata import MetadataRpcs
 from edge_runtime.api.grpc.pubsub import PubSubRpcs
@@ -18,7 +20,18 @@ if TYPE_CHECKING:
     from edge_runtime.api.blocks import Blocks
 
 
-class Dapr(StateRpcs, PubSubRpcs, SecretsRpcs, MetadataRpcs, InvokeRpcs, SubscribeRpcs, UnconfiguredRpcs, DaprBase):
+class Dapr(
+    StateRpcs,
+    PubSubRpcs,
+    SecretsRpcs,
+    BindingsRpcs,
+    ConfigurationRpcs,
+    MetadataRpcs,
+    InvokeRpcs,
+    SubscribeRpcs,
+    UnconfiguredRpcs,
+    DaprBase,
+):
     """Every rpc of `dapr.proto.runtime.v1.Dapr`."""
 
     def __init__(self, blocks: Blocks) -> None:

@@ -13,13 +13,11 @@ import trio
 
 from edge_runtime.api.grpc.unary import RpcCall, unary
 from edge_runtime.api.unconfigured import (
-    NO_CONFIGURATION,
     NO_CRYPTO,
     NO_LOCK,
     NO_PLACEMENT,
     NO_SCHEDULER,
     NO_SUBTLE,
-    binding_failed,
     no_conversation,
     no_expiry,
 )
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
     from edge_runtime.api.blocks import Blocks
     from edge_runtime.net.grpc.server import ServerCall
     from edge_runtime.proto.dapr.proto.runtime.v1.ai_pb2 import ConversationRequest, ConversationRequestAlpha2
-    from edge_runtime.proto.dapr.proto.runtime.v1.binding_pb2 import InvokeBindingRequest
     from edge_runtime.proto.dapr.proto.runtime.v1.jobs_pb2 import DeleteJobRequest, GetJobRequest, ScheduleJobRequest
     from edge_runtime.proto.dapr.proto.runtime.v1.lock_pb2 import TryLockRequest
 
@@ -39,11 +36,6 @@ FIRST_MESSAGE_TIMEOUT_S: Final = 5.0
 @unary
 async def _without_actors(self: Any, call: RpcCall, request: Any) -> Never:
     raise EdgeError(Kind.ACTOR_NO_PLACEMENT, NO_PLACEMENT)
-
-
-@unary
-async def _without_configuration(self: Any, call: RpcCall, request: Any) -> Never:
-    raise EdgeError(Kind.CONFIGURATION_STORE_NOT_CONFIGURED, NO_CONFIGURATION)
 
 
 @unary
@@ -67,21 +59,6 @@ class UnconfiguredRpcs:
     """The part of the Dapr service whose blocks have no driver here."""
 
     blocks: Blocks
-
-    @unary
-    async def InvokeBinding(self, call: RpcCall, request: InvokeBindingRequest) -> Never:
-        raise EdgeError(Kind.BINDING_INVOKE, binding_failed(request.name, request.operation))
-
-    # --- configuration ---
-
-    GetConfiguration = GetConfigurationAlpha1 = _without_configuration
-    UnsubscribeConfiguration = UnsubscribeConfigurationAlpha1 = _without_configuration
-
-    async def SubscribeConfiguration(self, stream: ServerCall) -> None:
-        await stream.recv_message()
-        raise EdgeError(Kind.CONFIGURATION_STORE_NOT_CONFIGURED, NO_CONFIGURATION)
-
-    SubscribeConfigurationAlpha1 = SubscribeConfiguration
 
     # --- lock ---
 

@@ -11,19 +11,16 @@ from typing import Any
 
 from edge_runtime.api.http.routes import Call, Route, malformed
 from edge_runtime.api.unconfigured import (
-    NO_CONFIGURATION,
     NO_CRYPTO,
     NO_LOCK,
     NO_PLACEMENT,
     NO_SCHEDULER,
     NO_SUBTLE,
-    binding_failed,
     no_conversation,
     no_expiry,
 )
 from edge_runtime.model.errors import EdgeError, Kind
 from edge_runtime.model.http import Response
-from edge_runtime.wire.exact_json import NULL, NotJson, decode, first_value, folded
 
 Handler = Callable[[Call], Awaitable[Response]]
 
@@ -63,19 +60,6 @@ def _info(kind: Kind, call: Call) -> dict[str, str] | None:
     return None
 
 
-async def invoke_binding(call: Call) -> Response:
-    """The body is parsed first, as Dapr does, so that a malformed request is told from a missing binding."""
-    name = call.params[0]
-    data = await call.body(Kind.MALFORMED_REQUEST, "failed deserializing HTTP body: {}")
-    try:
-        fields = folded(first_value(data))
-        operation = decode(fields.get("operation", NULL), str | None)
-        decode(fields.get("metadata", NULL), dict[str, str | None] | None)
-    except NotJson as error:
-        raise malformed(str(error)) from None
-    raise EdgeError(Kind.BINDING_INVOKE, binding_failed(name, operation))
-
-
 async def try_lock(call: Call) -> Response:
     """The expiry is looked at before it is known whether there is any store."""
     message = await call.message()
@@ -99,7 +83,6 @@ def _whole_number(value: Any) -> int:
 
 
 _ACTORS = _refuse(Kind.ACTOR_NO_PLACEMENT, NO_PLACEMENT)
-_CONFIGURATION = _refuse(Kind.CONFIGURATION_STORE_NOT_CONFIGURED, NO_CONFIGURATION)
 _LOCK = _refuse(Kind.LOCK_STORE_NOT_CONFIGURED, NO_LOCK)
 _CRYPTO = _refuse(Kind.CRYPTO_PROVIDERS_NOT_CONFIGURED, NO_CRYPTO)
 _SUBTLE = _after_message(_refuse(Kind.API_UNIMPLEMENTED, NO_SUBTLE))
@@ -120,16 +103,6 @@ _WORKFLOW = ("v1.0", "v1.0-beta1", "v1.0-alpha1")
 _WRITE = ("POST", "PUT")
 
 ROUTES: tuple[Route, ...] = (
-    *_rows(_WRITE, ("v1.0",), "bindings/{name}", "bindings", "InvokeOutputBinding", invoke_binding),
-    *_rows(("GET",), _STABLE_ALPHA, "configuration/{store}", "configuration", "GetConfiguration", _CONFIGURATION),
-    *_rows(
-        ("GET",), _STABLE_ALPHA, "configuration/{store}/subscribe", "configuration", "SubscribeConfiguration",
-        _CONFIGURATION,
-    ),
-    *_rows(
-        ("GET",), _STABLE_ALPHA, "configuration/{store}/{id}/unsubscribe", "configuration", "UnsubscribeConfiguration",
-        _CONFIGURATION,
-    ),
     *_rows(("POST",), ("v1.0-alpha1",), "lock/{store}", "lock", "TryLockAlpha1", try_lock),
     *_rows(("POST",), ("v1.0-alpha1",), "unlock/{store}", "unlock", "UnlockAlpha1", _after_message(_LOCK)),
     *_rows(

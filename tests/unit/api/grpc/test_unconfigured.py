@@ -18,7 +18,6 @@ from edge_runtime.model.errors import EdgeError
 from edge_runtime.proto.dapr.proto.runtime.v1 import (
     actors_pb2,
     ai_pb2,
-    binding_pb2,
     crypto_pb2,
     dapr_pb2,
     jobs_pb2,
@@ -27,7 +26,7 @@ from edge_runtime.proto.dapr.proto.runtime.v1 import (
 from tests.support.grpc_call import unpacked
 
 RPCS = {method.name: method for method in dapr_pb2.DESCRIPTOR.services_by_name["Dapr"].methods}
-LATER = ("actors", "bindings", "configuration", "conversation", "crypto", "jobs", "lock", "subtlecrypto", "unlock")
+LATER = ("actors", "conversation", "crypto", "jobs", "lock", "subtlecrypto", "unlock")
 STREAMS = ("EncryptAlpha1", "DecryptAlpha1", "SubscribeActorEventsAlpha1")
 
 
@@ -98,37 +97,12 @@ async def test_actors_and_workflows_need_placement(name: str) -> None:
     assert error.details is None
 
 
-@pytest.mark.parametrize("version", ["", "Alpha1"])
-@pytest.mark.parametrize("verb", ["Get", "Unsubscribe"])
-async def test_there_is_no_configuration_store(verb: str, version: str) -> None:
-    error = await refusal(f"{verb}Configuration{version}")
-    assert told(error) == (Status.FAILED_PRECONDITION, "configuration stores not configured")
-    (info,) = unpacked(error.details)
-    assert info == ErrorInfo(reason="ERR_CONFIGURATION_STORE_NOT_CONFIGURED", domain="dapr.io")
-
-
-@pytest.mark.parametrize("name", ["SubscribeConfiguration", "SubscribeConfigurationAlpha1"])
-async def test_no_configuration_can_be_followed(name: str) -> None:
-    error = await stream_refusal(name, empty_request(name))
-    assert told(error) == (Status.FAILED_PRECONDITION, "configuration stores not configured")
-
-
 async def test_an_expiry_comes_before_the_store() -> None:
     error = await refusal("TryLockAlpha1", lock_pb2.TryLockRequest(store_name="locks"))
     assert told(error) == (Status.INVALID_ARGUMENT, "ExpiryInSeconds is not positive in lock store locks")
     error = await refusal("TryLockAlpha1", lock_pb2.TryLockRequest(store_name="locks", expiry_in_seconds=5))
     assert told(error) == (Status.FAILED_PRECONDITION, "lock store is not configured")
     assert told(await refusal("UnlockAlpha1")) == (Status.FAILED_PRECONDITION, "lock store is not configured")
-
-
-async def test_an_operation_comes_before_the_binding() -> None:
-    error = await refusal("InvokeBinding", binding_pb2.InvokeBindingRequest(name="b"))
-    text = "error invoking output binding b: operation field is missing from request"
-    assert told(error) == (Status.INTERNAL, text)
-    error = await refusal("InvokeBinding", binding_pb2.InvokeBindingRequest(name="b", operation="create"))
-    assert told(error) == (Status.INTERNAL, "error invoking output binding b: couldn't find output binding b")
-    (info,) = unpacked(error.details)
-    assert info == ErrorInfo(reason="ERR_INVOKE_OUTPUT_BINDING", domain="dapr.io")
 
 
 @pytest.mark.parametrize("request_type", [ai_pb2.ConversationRequest, ai_pb2.ConversationRequestAlpha2])

@@ -78,8 +78,6 @@ async def test_shutdown_can_be_forced() -> None:
 @pytest.mark.parametrize(
     ("method", "target", "status", "code"),
     [
-        ("GET", "/v1.0/configuration/c?key=a", 500, "ERR_CONFIGURATION_STORE_NOT_CONFIGURED"),
-        ("GET", "/v1.0-alpha1/configuration/c/subscribe", 500, "ERR_CONFIGURATION_STORE_NOT_CONFIGURED"),
         ("POST", "/v1.0-alpha1/unlock/l", 500, "ERR_LOCK_STORE_NOT_CONFIGURED"),
         ("PUT", "/v1.0/actors/T/1/method/m", 400, "ERR_ACTOR_NO_PLACEMENT"),
         ("POST", "/v1.0/workflows/dapr/w/start", 400, "ERR_ACTOR_NO_PLACEMENT"),
@@ -93,20 +91,6 @@ async def test_blocks_without_driver_say_so(method: str, target: str, status: in
     response = await Sidecar().ask(method, target)
     assert response.status == status
     assert json.loads(response.body.data)["errorCode"] == code
-
-
-@pytest.mark.parametrize(
-    ("body", "status", "message"),
-    [
-        (b"{", 400, "failed deserializing HTTP body: "),
-        (b'{"data":1}', 500, "error invoking output binding b: operation field is missing from request"),
-        (b'{"operation":"create"}', 500, "error invoking output binding b: couldn't find output binding b"),
-    ],
-)
-async def test_a_missing_binding_is_named(body: bytes, status: int, message: str) -> None:
-    response = await Sidecar().ask("POST", "/v1.0/bindings/b", body)
-    assert response.status == status
-    assert json.loads(response.body.data)["message"].startswith(message)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,92 @@
+"""Output bindings: an operation by name, with its policy and its counts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Final, Literal, Protocol
+
+from edge_runtime.blocks.bindings.binding import BoundBinding
+from edge_runtime.model.errors import BindingFailed, DriverError, EdgeError, Kind
+from edge_runtime.model.ports import BindingResponse, OutputBinding, Policy
+from edge_runtime.observability.metrics import Metrics
+
+NO_OPERATION: Final = "operation field is missing from request"
+
+
+class Policies(Protocol):
+    """What this block asks of resiliency."""
+
+    def for_component(
+        self, name: str, kind: Literal["Binding"], direction: Literal["Inbound", "Outbound"]
+    ) -> Policy: ...
+
+
+class InvokeFailed(EdgeError):
+    """A binding could not be invoked; `shown` is metadata that the caller gets all the same."""
+
+    def __init__(self, message: str, shown: Mapping[str, str]) -> None:
+        super().__init__(Kind.BINDING_INVOKE, message)
+        self.shown = shown
+
+
+class Bindings:
+    """Output bindings as every API face sees them."""
+
+    def __init__(
+        self,
+        bindings: Mapping[str, BoundBinding],
+        policies: Policies | None = None,
+        metrics: Metrics | None = None,
+        namespace: str = "",
+    ) -> None:
+        self._outputs = {name: bound.output for name, bound in bindings.items() if bound.output is not None}
+        self._policies = {
+            name: policies.for_component(name, "Binding", "Outbound") for name in self._outputs if policies is not None
+        }
+        self._namespace = namespace
+        metrics = metrics or Metrics()
+        labels = ("component", "namespace", "operation", "success")
+        self._count = metrics.counter("component_output_binding_count", *labels)
+        self._latency = metrics.histogram("component_output_binding_latencies", *labels)
+
+    async def invoke(self, name: str, operation: str, data: bytes, metadata: Mapping[str, str]) -> BindingResponse:
+        """What the binding answers. Raises `InvokeFailed`."""
+        try:
+            return await self._invoke(name, operation, data, metadata)
+        except DriverError as error:
+            shown = error.metadata if isinstance(error, BindingFailed) else {}
+            raise InvokeFailed(f"error invoking output binding {name}: {error}", shown) from error
+
+    async def _invoke(self, name: str, operation: str, data: bytes, metadata: Mapping[str, str]) -> BindingResponse:
+        if not operation:
+            raise DriverError(NO_OPERATION)
+        output = self._outputs.get(name)
+        if output is None:
+            raise DriverError(f"couldn't find output binding {name}")
+        if operation not in output.operations:
+            raise DriverError(
+                f"binding {name} does not support operation {operation}. "
+                f"supported operations:{' '.join(output.operations)}"
+            )
+        return await self._run(output, name, operation, data, metadata)
+
+    async def _run(
+        self, output: OutputBinding, name: str, operation: str, data: bytes, metadata: Mapping[str, str]
+    ) -> BindingResponse:
+        policy = self._policies.get(name)
+        started = time.monotonic()
+        success = "false"
+        try:
+            if policy is not None and policy.active:
+                response = await policy.run(lambda: output.invoke(operation, data, metadata))
+            else:
+                response = await output.invoke(operation, data, metadata)
+            success = "true"
+            return response
+        finally:
+            labels = (name, self._namespace, operation, success)
+            self._count.add(labels)
+            elapsed_ms = int((time.monotonic() - started) * 1000)
+            if elapsed_ms > 0:
+                self._latency.observe(elapsed_ms, labels)
