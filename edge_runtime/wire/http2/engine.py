@@ -19,8 +19,10 @@ _SENSITIVE: Final = frozenset((b"authorization", b"cookie", b"set-cookie", b"dap
 _TABLE_BYTES_MAX: Final = 4096
 _UNREADABLE: Final = "a header block cannot be decompressed"
 _REFERENCES: Final = bytes(range(0x80, 0xFF))  # each one header of the table
+_NUMBER_BYTES_MAX: Final = 5
 _REPEATED_MAX: Final = 8
 _REPEATED_BYTES_MAX: Final = 64  # of a block
+_REPEATED_LIST_BYTES_MAX: Final = 4096  # of what it means: a reference is one byte, and its header may be thousands
 
 
 class Encoder:
@@ -88,11 +90,17 @@ class Decoder:
             repeated.clear()
             return self._decoded(block)
         headers = Repeated(self._decoded(block))
-        if len(repeated) < _REPEATED_MAX and len(block) <= _REPEATED_BYTES_MAX:
+        if (
+            len(repeated) < _REPEATED_MAX
+            and len(block) <= _REPEATED_BYTES_MAX
+            and sum([len(name) + len(value) for name, value in headers]) <= _REPEATED_LIST_BYTES_MAX
+        ):
             repeated[block] = headers
         return headers
 
     def _decoded(self, block: bytes) -> list[Header]:
+        if is_cut_off(block):
+            raise ConnectionFault(COMPRESSION_ERROR, _UNREADABLE)
         try:
             return [(field[0], field[1]) for field in self._decode(block, raw=True)]
         except self._oversized:
@@ -100,9 +108,52 @@ class Decoder:
         except Exception as error:
             raise ConnectionFault(COMPRESSION_ERROR, _UNREADABLE) from error
         except BaseException as error:
-            if type(error).__name__ != "PanicException":  # what jh2 has for some blocks that are cut off
+            if type(error).__name__ != "PanicException":  # a bug of jh2 that is not known yet
                 raise
             raise ConnectionFault(COMPRESSION_ERROR, _UNREADABLE) from None
+
+
+def is_cut_off(block: bytes) -> bool:
+    """Whether the last header of a block is not whole, or a number has no end.
+
+    jh2 panics at some of those, and Rust then writes to stderr.
+    """
+    size = len(block)
+    at = size - len(block.lstrip(_REFERENCES))
+    while at < size:
+        first = block[at]
+        most = 0x7F if first >= 0x80 else 0x3F if first >= 0x40 else 0x1F if first >= 0x20 else 0x0F
+        at += 1
+        if first & most == most:
+            at = _end_of_number(block, at)
+        if first < 0x20 or 0x40 <= first < 0x80:
+            if not first & most:
+                at = _end_of_string(block, at)
+            at = _end_of_string(block, at)
+    return at > size
+
+
+def _end_of_string(block: bytes, at: int) -> int:
+    """Behind it; beyond the block when it is not all there."""
+    if at >= len(block):
+        return len(block) + 1
+    size = block[at] & 0x7F
+    at += 1
+    if size == 0x7F:
+        begin = at
+        at = _end_of_number(block, at)
+        for number, byte in enumerate(block[begin:at]):
+            size += (byte & 0x7F) << 7 * number
+    return at + size
+
+
+def _end_of_number(block: bytes, at: int) -> int:
+    """Behind the bytes of a number that follow its first; beyond the block when they are not all there, or too many."""
+    for byte in block[at : at + _NUMBER_BYTES_MAX]:
+        at += 1
+        if byte < 0x80:
+            return at
+    return len(block) + 1
 
 
 class Engine(NamedTuple):

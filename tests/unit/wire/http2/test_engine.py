@@ -49,3 +49,28 @@ def test_many_different_blocks_are_read(codec: str) -> None:
         for index in range(0x82, 0x90):
             assert len(decoder.decode(bytes((index,)))) == 1
     assert len(decoder.decode(b"\x82" * 1000)) == 1000
+
+
+@engines
+def test_blocks_that_are_cut_off_are_faults(codec: str, capfd: pytest.CaptureFixture[str]) -> None:
+    block = bytes.fromhex("82 86 84 41 0f") + b"www.example.com" + bytes.fromhex("40 0a") + b"custom-key"
+    block += bytes.fromhex("7f 8e 01 ff 00") + b"v" * 127
+    cut_off = [block[:end] for end in range(len(block) + 1)] + [bytes((first,)) for first in range(256)]
+    cut_off += [b"\xff" + b"\x80" * 9, b"\x40\x7f" + b"\xff" * 100_000, b"\x40\x01a", b"\x40\xff\x00"]
+    for one in cut_off:
+        try:
+            engine(codec).new_decoder(65536).decode(one)
+        except ConnectionFault:
+            pass
+    assert capfd.readouterr().err == ""
+
+
+@engines
+def test_only_small_lists_are_kept(codec: str) -> None:
+    encoder, decoder = engine(codec).new_encoder(), engine(codec).new_decoder(65536)
+    large = [(b"x", b"y" * 3000)]
+    decoder.decode(encoder.encode(large))
+    reference = encoder.encode(large)
+    assert len(reference) == 1
+    assert decoder.decode(reference) is decoder.decode(reference), "one is small"
+    assert decoder.decode(reference * 9) is not decoder.decode(reference * 9)
