@@ -60,7 +60,7 @@ def metadata_of(headers: Headers) -> list[Pair]:
     pairs: list[Pair] = []
     for name, value in headers:
         if name[-4:] != b"-bin":
-            pairs.append((name.decode("latin-1"), value.decode("latin-1")))
+            pairs.append((name.decode("latin-1"), value.decode("utf-8", "surrogateescape")))
     return crossing(pairs)
 
 

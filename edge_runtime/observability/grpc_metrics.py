@@ -10,13 +10,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from edge_runtime.observability.metrics import LATENCY_MS, SERIES_MAX, SIZE_BYTES, Metrics, merge
+from edge_runtime.wire.grpc.status import code_name
 
-# The codes 0 to 16 by the names that Dapr's labels have.
-CODE_NAMES: Final = (
-    "OK", "Canceled", "Unknown", "InvalidArgument", "DeadlineExceeded", "NotFound", "AlreadyExists",
-    "PermissionDenied", "ResourceExhausted", "FailedPrecondition", "Aborted", "OutOfRange", "Unimplemented",
-    "Internal", "Unavailable", "DataLoss", "Unauthenticated",
-)  # fmt: skip
+# Which code an app ends a proxied call with is its choice; all that gRPC does not know are counted as one.
+_CODE_MAX: Final = 16
+_NO_CODE: Final = 2  # Unknown
 
 
 class _Entry:
@@ -53,7 +51,9 @@ class GrpcServerMetrics:
         entry.sent_bytes += sent_bytes
 
     def _entry(self, key: tuple[str, int]) -> _Entry:
-        if len(self._entries) >= SERIES_MAX:
+        if not 0 <= key[1] <= _CODE_MAX:
+            key = (key[0], _NO_CODE)
+        if len(self._entries) >= SERIES_MAX and key not in self._entries:
             key = ("other", key[1])  # a proxied call's path is the caller's choice
         return self._entries.setdefault(key, _Entry(len(self._buckets)))
 
@@ -66,7 +66,7 @@ class GrpcServerMetrics:
         for family in (completed, latency, received, sent):
             family.values.clear()
         for (method, code), entry in self._entries.items():
-            values = (method, CODE_NAMES[code])
+            values = (method, code_name(code))
             completed.add(values, sum(entry.latency))
             merge(latency.values, values, entry.latency, entry.latency_ms)
             merge(received.values, (method,), entry.received, entry.received_bytes)

@@ -33,6 +33,7 @@ _OWN: Final = frozenset(("dapr-app-id", "dapr-caller-app-id", "dapr-caller-names
 _REFUSED_VERBS: Final = (HTTPExtension.NONE, HTTPExtension.CONNECT)
 _NAME: Final = b"abcdefghijklmnopqrstuvwxyz0123456789-_."
 _PROTOBUF: Final = "application/x-protobuf"
+_BLANKED: Final = dict.fromkeys((*range(32), 127), " ")
 
 
 class InvokeRpcs:
@@ -106,9 +107,16 @@ def _metadata(call: RpcCall, introduction: Iterable[Header]) -> list[Pair]:
 
 def _answer(call: RpcCall, initial: Iterable[Pair], trailing: Iterable[Pair]) -> None:
     for name, value in initial:
-        call.set_header(renamed(name), value)
+        if not name.encode().translate(None, _NAME):
+            call.set_header(renamed(name), _plain(value))
     for name, value in trailing:
-        call.set_trailer(name, value)
+        if not name.encode().translate(None, _NAME):
+            call.set_trailer(name, _plain(value))
+
+
+def _plain(value: str | bytes) -> str | bytes:
+    """A metadata value as it can be sent on: HTTP/2 lets control characters pass that gRPC does not."""
+    return value.translate(_BLANKED) if isinstance(value, str) and not value.isprintable() else value
 
 
 def _status(code: int) -> Status:
@@ -137,7 +145,7 @@ async def _over_http(invoker: Invoker, call: RpcCall, target: str, message: Invo
     call.set_header(_HTTP_STATUS, str(response.status))
     for name, value in response_headers(response.headers):
         if not name.translate(None, _NAME):
-            call.set_header(renamed(name.decode()), value.decode("utf-8", "surrogateescape"))
+            call.set_header(renamed(name.decode()), _plain(value.decode("utf-8", "surrogateescape")))
     if not 200 <= response.status < 300:
         raise http_error(response.status, content)
     reply = InvokeResponse(content_type=(response.header(b"content-type") or b"").decode("latin-1"))

@@ -25,6 +25,7 @@ from edge_runtime.net.http2 import Http2Error, StreamReset
 from edge_runtime.wire.grpc import status as codes
 from edge_runtime.wire.grpc.boundaries import Boundaries
 from edge_runtime.wire.grpc.frames import BadFrame, MessageTooLarge
+from edge_runtime.wire.grpc.metadata import BadBinary, decode_values
 from edge_runtime.wire.grpc.status import Ending, ending_from_head, ending_from_reset, ending_from_trailers
 from edge_runtime.wire.grpc.timeouts import encode_timeout
 
@@ -38,6 +39,7 @@ RETRIED_STREAM: Final = "cannot use resiliency policies with retries on streamin
 # So much of a request is kept to be sent again, and of an answer held back; a larger one is passed on once.
 KEPT_BYTES_MAX: Final = 4 * 2**20
 _NO_STATUS: Final = Ending(codes.INTERNAL, "server closed the stream without sending trailers")
+_STATUS_DIGITS_MAX: Final = 10
 _CANCEL: Final = 8  # HTTP/2's code for a stream that nobody wants any more
 
 
@@ -224,6 +226,7 @@ class Relay:
         broken = ending_from_head(head)
         if broken is not None:
             raise Failed(ending_from_trailers(head) or broken)
+        _check(head)
         if data is not None and not self._retries:
             self._begin(head)
         while data is not None:
@@ -266,6 +269,8 @@ class Relay:
         ending = ending_from_trailers(head if trailers is None else trailers)
         if ending is None or (trailers is None and (self._begun or self._held)):
             raise Failed(_NO_STATUS)
+        if trailers is not None:
+            _check(trailers)
         if ending.code and self.policy is not None:
             raise Failed(ending, head, trailers)
         if self._held:
@@ -295,6 +300,21 @@ def _too_late() -> CallTimeout:
     error = CallTimeout("context deadline exceeded")
     error.unrepeatable = True
     return error
+
+
+def _check(fields: Headers) -> None:
+    """Raises `Failed` for a field that a caller's library cannot read: some remember that for their whole connection,
+    and fail all later calls on it."""
+    for name, value in fields:
+        if name == b"grpc-status":
+            if not value.isdigit() or len(value) > _STATUS_DIGITS_MAX:
+                raise Failed(ending_from_trailers(fields) or _NO_STATUS)
+        elif name[-4:] == b"-bin":
+            try:
+                decode_values(name, value)
+            except BadBinary as error:
+                ending = ending_from_trailers(fields) if name == b"grpc-status-details-bin" else None
+                raise Failed(ending or Ending(codes.INTERNAL, str(error))) from None
 
 
 def _follow(boundaries: Boundaries, data: bytes) -> None:

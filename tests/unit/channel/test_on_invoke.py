@@ -38,6 +38,7 @@ def test_root_is_an_empty_method() -> None:
 def test_names_of_http_and_grpc_get_a_prefix() -> None:
     headers = [(b"accept", b"*/*"), (b"x-own", b"1"), (b"user-agent", b"me"), (b"x-bin", b"AA=="), (b"te", b"trailers")]
     assert metadata_of(headers) == [("dapr-accept", "*/*"), ("x-own", "1"), ("dapr-user-agent", "me")]
+    assert metadata_of([(b"x-own", "ü".encode()), (b"x-raw", b"\xe9")]) == [("x-own", "ü"), ("x-raw", "\udce9")]
     assert crossing([("grpc-trace-bin", b"\0"), (":authority", "a:1"), ("x-bin", b"\1")]) == [
         ("dapr-grpc-trace-bin", b"\0"),
         ("dapr-authority", "a:1"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edge_runtime.observability import grpc_metrics
-from edge_runtime.observability.grpc_metrics import CODE_NAMES, GrpcServerMetrics
+from edge_runtime.observability.grpc_metrics import GrpcServerMetrics
 from edge_runtime.observability.metrics import Metrics, render
 
 GET = "/dapr.proto.runtime.v1.Dapr/GetState"
@@ -52,5 +52,19 @@ def test_paths_are_limited_in_number(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_code_has_its_name() -> None:
-    assert len(CODE_NAMES) == 17
-    assert (CODE_NAMES[1], CODE_NAMES[16]) == ("Canceled", "Unauthenticated")
+    metrics = Metrics("me")
+    server = GrpcServerMetrics(metrics)
+    for code in range(17):
+        server.record(GET, code, 0, 0, 0)
+    lines = [line for line in page(metrics) if "completed_rpcs{" in line]
+    assert len(lines) == 17
+    assert any('grpc_server_status="Canceled"' in line for line in lines)
+    assert any('grpc_server_status="Unauthenticated"' in line for line in lines)
+
+
+def test_codes_that_grpc_does_not_know_are_one() -> None:
+    metrics = Metrics("me")
+    server = GrpcServerMetrics(metrics)
+    for code in (2, 17, 99, 4294967295, -1):
+        server.record(GET, code, 0, 0, 0)
+    assert any('grpc_server_status="Unknown"} 5' in line for line in page(metrics))

@@ -262,3 +262,19 @@ async def test_reply_of_a_broken_app_is_unavailable() -> None:
     async with serve_grpc(vanish) as served, open_node({"me": None, "app": grpc_app(served.port)}) as node:
         with trio.fail_after(5):
             assert (await failure(node, request())).code == 14
+
+
+async def test_control_characters_of_the_app_become_blanks() -> None:
+    async def answer(call: ServerCall) -> None:
+        call.bind(Handler(None, Cardinality.UNARY_UNARY, InvokeRequest, InvokeResponse))
+        await call.recv_message()
+        head = [(b":status", b"200"), (b"content-type", b"application/grpc"), (b"x-head", b"a\x01b"), (b"x!y", b"1")]
+        call.pass_headers(head)
+        await call.raw_stream.send_data(bytes(5))
+        call.pass_headers([(b"grpc-status", b"0"), (b"x-tail", b"c\x7fd")], True)
+
+    async with serve_grpc(answer) as served, open_node({"me": None, "app": grpc_app(served.port)}) as node:
+        reply = await invoke(node, request())
+    assert ("x-head", "a b") in reply.initial
+    assert "x!y" not in dict(reply.initial)
+    assert ("x-tail", "c d") in reply.trailing

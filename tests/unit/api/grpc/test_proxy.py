@@ -512,3 +512,39 @@ async def test_calls_are_counted() -> None:
     assert (
         'runtime_service_invocation_res_recv_total{app_id="me",src_app_id="app",status="0",type="streaming"} 1' in page
     )
+
+
+# --- answers that nobody can read -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("trailers", "code", "text"),
+    [
+        ([(b"grpc-status", b"-1")], 13, "malformed grpc-status"),
+        ([(b"grpc-status", b"0"), (b"x-tail-bin", b"!!!!")], 13, "malformed binary metadata"),
+        ([(b"grpc-status", b"5"), (b"grpc-message", b"gone"), (b"grpc-status-details-bin", b"!!!!")], 5, "gone"),
+        ([(b"grpc-status", b"99"), (b"grpc-message", b"odd")], 99, "odd"),
+    ],
+)
+async def test_what_cannot_be_read_is_not_passed_on(trailers: list[tuple[bytes, bytes]], code: int, text: str) -> None:
+    async def answer(call: ServerCall) -> None:
+        await call.recv_message()
+        await call.send_initial_metadata()
+        call.pass_headers(trailers, True)
+
+    async with node_of(Recorder(answer)) as node:
+        error = await failure(node.client)
+        page = render([node.metrics])
+    assert (error.code, text in error.message) == (code, True)
+    assert f'grpc_server_status="{"Unknown" if code == 99 else "NotFound" if code == 5 else "Internal"}"' in page
+
+
+async def test_an_unreadable_head_is_not_passed_on() -> None:
+    async def answer(call: ServerCall) -> None:
+        await call.recv_message()
+        head = [(b":status", b"200"), (b"content-type", b"application/grpc"), (b"x-head-bin", b"!")]
+        call.pass_headers([*head, (b"grpc-status", b"0")], True)
+
+    async with node_of(Recorder(answer)) as node:
+        error = await failure(node.client)
+    assert (error.code, "malformed binary metadata" in error.message, list(error.initial)) == (13, True, [])
