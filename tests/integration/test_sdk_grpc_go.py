@@ -327,7 +327,10 @@ def test_a_client_of_2023_is_served(tmp_path: Path, programs: Programs) -> None:
     def same(came: Received) -> tuple[int, Any]:
         return 200, came.body
 
-    with App({"/same": same}) as app, Sidecar(tmp_path, app_id="old", app_port=app.port) as sidecar:
+    # With components of its own the node has no built-in ones: what the client asks for besides is not configured.
+    store = component("statestore", "state.sqlite", connectionString=str(tmp_path / "s.db"))
+    flags = ("--resources-path", str(write(tmp_path / "resources", "all.yaml", store, broker())))
+    with App({"/same": same}) as app, Sidecar(tmp_path, *flags, app_id="old", app_port=app.port) as sidecar:
         said = programs.client("old", sidecar, TARGET="old")
         assert sidecar.wait() == 0
     assert said == {
