@@ -72,6 +72,7 @@ class DaprdFlags(NamedTuple):
     enable_metrics: bool
     enable_mtls: bool
     enable_profiling: bool
+    grpc_calls_per_connection: int
     help: bool
     hot_reload_reconcile_interval: float
     http_idle_timeout: float
@@ -96,6 +97,8 @@ class DaprdFlags(NamedTuple):
     state_dir: str
     store_queue_operations: int
     store_queue_size: int
+    subscription_stream_events: int
+    subscription_streams: int
     unix_domain_socket: str
     version: bool
     wait: bool
@@ -346,6 +349,13 @@ def validate(flags: DaprdFlags) -> list[str]:
         problems += _one_of("disable-init-endpoints", word, ("config", "subscribe"))
     if flags.actors_disseminate_timeout <= 0:
         problems.append("--actors-disseminate-timeout must be longer than 0, such as 30s")
+    for name, number in (
+        ("grpc-calls-per-connection", flags.grpc_calls_per_connection),
+        ("subscription-streams", flags.subscription_streams),
+        ("subscription-stream-events", flags.subscription_stream_events),
+    ):
+        if number < 1:
+            problems.append(f"--{name} {number} lets nothing through; make it at least 1")
     if not flags.control_plane_trust_domain:
         problems.append("--control-plane-trust-domain must not be empty; leave it out for localhost")
     return problems

@@ -25,7 +25,7 @@ from edge_runtime.blocks.configuration import Configuration as ConfigurationBloc
 from edge_runtime.blocks.invoke import Invoker, Peer
 from edge_runtime.blocks.metadata import AppConnection, LoadedComponent, Metadata
 from edge_runtime.blocks.pubsub import Publisher, PubSubBinding, Subscriber, bind_pubsub, from_declared
-from edge_runtime.blocks.pubsub.streams import Streams
+from edge_runtime.blocks.pubsub.streams import StreamLimits, Streams
 from edge_runtime.blocks.secrets import Secrets, reference_reader
 from edge_runtime.blocks.state import BoundStore, Outbox, State, bind_store
 from edge_runtime.channel.app_config import discover_app_config
@@ -383,7 +383,8 @@ def _build(app: App, files: Files, opened: Mapping[str, Opened], channel: Channe
         discovery=not files.flags.skips_subscribe_endpoint,
         tracer=tracer,
     )
-    streams = Streams(app.app_id, namespace, policies, publisher, app.metrics)
+    stream_limits = StreamLimits(files.flags.subscription_streams, files.flags.subscription_stream_events)
+    streams = Streams(app.app_id, namespace, policies, publisher, app.metrics, stream_limits)
     stores = _bind_stores(opened)
     outbox = _outbox(stores, app.app_id, namespace, publisher)
     bound = {

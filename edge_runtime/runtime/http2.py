@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # What the header list of a gRPC call may have, over the setting for HTTP (Dapr takes the number as KiB of KiB).
 GRPC_HEADER_FACTOR: Final = 1024
+# A window of HTTP/2 cannot be larger.
+WINDOW_BYTES_MAX: Final = 2**31 - 1
 _TEXT: Final = ((b"content-type", b"text/plain; charset=utf-8"),)
 
 Build = Callable[[], "Http2Server"]
@@ -71,7 +73,9 @@ def grpc_api(app: App) -> LateHttp2:
         from edge_runtime.net.http2 import Http2Limits, Http2Server
 
         server = GrpcServer(app.handle_grpc, GrpcLimits(message_bytes_max=flags.body_bytes_max))
-        limits = Http2Limits(header_list_bytes_max=flags.header_bytes_max * GRPC_HEADER_FACTOR)
+        limits = Http2Limits(flags.grpc_calls_per_connection, flags.header_bytes_max * GRPC_HEADER_FACTOR)
+        window_bytes = max(limits.connection_window_bytes, limits.streams_max * limits.stream_window_bytes)
+        limits = limits._replace(connection_window_bytes=min(window_bytes, WINDOW_BYTES_MAX))
         return Http2Server(server.on_stream, limits)
 
     return LateHttp2(("edge_runtime.net.http2", "edge_runtime.net.grpc.server", "edge_runtime.api.grpc.face"), build)

@@ -39,7 +39,7 @@ LEAVE_LIMIT_S: Final = 5.0
 class StreamLimits(NamedTuple):
     """Of one app. `in_flight_max` counts the events of one stream that are sent and not answered."""
 
-    streams_max: int = 256
+    streams_max: int = 192
     in_flight_max: int = 64
     drain_s: float = 30.0
 
@@ -127,7 +127,9 @@ class Streams:
         if not binding.scopes.may_subscribe(topic):
             raise NotSubscribed(f"subscription to topic '{topic}' on pubsub '{pubsub}' is not allowed")
         if len(self._open) >= self._limits.streams_max:
-            raise StreamsFull(f"app {self._app_id} has {len(self._open)} streaming subscriptions, which is the limit")
+            raise StreamsFull(
+                f"app {self._app_id} has {len(self._open)} streaming subscriptions already; raise --subscription-streams"
+            )
         spec = SubscriptionSpec(
             pubsub, topic, (Rule("", "/"),), metadata, dead_letter_topic, kind=SubscriptionKind.STREAMING
         )

@@ -216,3 +216,9 @@ def test_parsing_needs_no_argparse() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("name", ["grpc-calls-per-connection", "subscription-streams", "subscription-stream-events"])
+def test_limits_let_something_through(name: str) -> None:
+    flags = parse_flags(["--app-id", "a", f"--{name}", "0"])
+    assert [problem for problem in validate(flags) if f"--{name} 0" in problem]
