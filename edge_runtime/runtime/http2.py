@@ -76,7 +76,9 @@ def grpc_api(app: App) -> LateHttp2:
         limits = Http2Limits(flags.grpc_calls_per_connection, flags.header_bytes_max * GRPC_HEADER_FACTOR)
         window_bytes = max(limits.connection_window_bytes, limits.streams_max * limits.stream_window_bytes)
         limits = limits._replace(connection_window_bytes=min(window_bytes, WINDOW_BYTES_MAX))
-        return Http2Server(server.on_stream, limits)
+        # Some of the largest messages must fit beside one another.
+        waiting_bytes_max = max(limits.waiting_bytes_max, 4 * (flags.body_bytes_max or 0))
+        return Http2Server(server.on_stream, limits._replace(waiting_bytes_max=waiting_bytes_max))
 
     return LateHttp2(("edge_runtime.net.http2", "edge_runtime.net.grpc.server", "edge_runtime.api.grpc.face"), build)
 

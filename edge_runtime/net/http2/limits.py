@@ -11,7 +11,8 @@ class Http2Limits(NamedTuple):
     """When it is reached: streams above the number are refused (REFUSED_STREAM) or, on our side, wait for a free one;
     header lists above theirs reset the stream, above twice that they end the connection; windows hold the peer back;
     a peer that does not read is held back at `write_buffer_bytes_max` and given up at twice that, or after
-    `write_stall_s`; what comes too often ends the connection with ENHANCE_YOUR_CALM.
+    `write_stall_s`; while more than `waiting_bytes_max` wait for its credit, no further stream is begun; what comes too
+    often ends the connection with ENHANCE_YOUR_CALM.
     """
 
     streams_max: int = 256
@@ -20,6 +21,7 @@ class Http2Limits(NamedTuple):
     connection_window_bytes: int = 33554432  # of all streams, so that none that is left unread holds up another
     frame_bytes_max: int = 16384
     write_buffer_bytes_max: int = 524288
+    waiting_bytes_max: int = 16777216  # of all streams together, beside the buffer
     write_stall_s: float = 60.0  # for the next 64 KiB
     preface_timeout_s: float = 10.0  # until the peer's settings are here
     keepalive_idle_s: float = 10.0  # without anything from the peer, before it is asked; 0: never

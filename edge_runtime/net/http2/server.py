@@ -99,6 +99,7 @@ class ServerSession(Session):
         self._on_stream = server.on_stream
         self._streams_max = limits.streams_max
         self._idle_tasks: list[trio.lowlevel.Task] = []
+        self._held_back = trio.lowlevel.ParkingLot()  # streams that may begin when the client has read
         self._running = 0  # streams whose task runs, some of which may have been reset
         self._idle_since = self._begun_at
         self._goodbye_at: float | None = None
@@ -147,6 +148,8 @@ class ServerSession(Session):
         try:
             if not stream.closed:
                 stream.scope = scope
+                while self.waiting_bytes > self.limits.waiting_bytes_max:
+                    await self._held_back.park()
                 await self._on_stream(stream)
         except Http2Error:
             pass  # the client has left
@@ -165,6 +168,11 @@ class ServerSession(Session):
                 self._idle_since = trio.current_time()
                 if self._leaving:
                     self._leave()
+
+    def waits_no_more(self, size: int) -> None:
+        super().waits_no_more(size)
+        if self._held_back and self.waiting_bytes <= self.limits.waiting_bytes_max:
+            self._held_back.unpark_all()
 
     def stream_reset(self, stream: Stream, code: int, remote: bool) -> None:
         super().stream_reset(stream, code, remote)

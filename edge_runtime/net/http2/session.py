@@ -42,6 +42,7 @@ class Session:
             self, limits.for_wire(client), codec or engine(), client=client
         )
         self.senders: dict[Stream, None] = {}  # that wait for credit or for room in the buffer, longest first
+        self.waiting_bytes = 0  # that streams want to send and may not yet
         self.lost: str | None = None  # why the connection has ended
         self._connection = connection
         self._scope = trio.CancelScope()
@@ -84,6 +85,10 @@ class Session:
 
     def begin(self, nursery: trio.Nursery) -> None:
         """The tasks can start."""
+
+    def waits_no_more(self, size: int) -> None:
+        """So many of the bytes that waited are sent, or never will be."""
+        self.waiting_bytes -= size
 
     async def _read(self, data: bytes) -> str:
         """Read until the end; its reason."""

@@ -135,7 +135,11 @@ class Stream(StreamState):
                 session.wire.send_data(self, rest[:room])
                 session.flush_soon()
                 rest = rest[room:]
-            await self._wait_to_send()
+            session.waiting_bytes += len(rest)
+            try:
+                await self._wait_to_send()
+            finally:
+                session.waits_no_more(len(rest))
             if self.sent_end or self.closed:
                 self._refuse_to_send()
 

@@ -299,6 +299,25 @@ async def test_answers_nobody_reads_are_limited(autojump_clock: MockClock) -> No
 # --- the watch --------------------------------------------------------------------------------------------------------
 
 
+async def test_who_does_not_read_begins_no_more() -> None:
+    begun = 0
+
+    async def large(stream: Stream) -> None:
+        nonlocal begun
+        begun += 1
+        stream.send_headers(OK)
+        await stream.send_data(b"x" * 1_000_000, True)
+
+    async with serving(large, LIMITS._replace(waiting_bytes_max=3_000_000)) as served, served.client() as client:
+        streams = [await client.open_stream(REQUEST, end=True) for _ in range(20)]
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert 3 < begun < 7
+        async with trio.open_nursery() as nursery:
+            for stream in streams:
+                nursery.start_soon(read_all, stream)
+        assert begun == 20
+
+
 async def test_a_silent_client_is_asked(autojump_clock: MockClock) -> None:
     async with serving(echo) as served, served.raw() as raw:
         begun = trio.current_time()
