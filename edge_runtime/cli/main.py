@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "invoke": Command("invoke", "Call a method of an app."),
     "publish": Command("publish", "Publish an event."),
     "state": Command("state", "Read and change state: get, set, delete, list."),
+    "config": Command("config", "Set, read and follow settings of apps: set, get, list, delete, watch."),
     "topics": Command("topics", "Show what the node's topics hold and who lags."),
     "version": Command("version", "Print the versions."),
     "build-info": Command("build_info", "Print how the program was built."),

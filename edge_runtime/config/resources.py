@@ -96,12 +96,18 @@ def load_resources(directories: Iterable[str], *, app_id: str, namespace: str = 
 def default_components(state_dir: str) -> tuple[Component, ...]:
     """What a node has when no Component is written anywhere; the names are those of Dapr's tutorials."""
     database = os.path.join(state_dir, "statestore.db")
+    # Not opened before something asks for a setting: most apps never do.
+    configuration = (
+        MetadataItem("connectionString", os.path.join(state_dir, "configstore.db")),
+        MetadataItem("openOnUse", "true"),
+    )
     # Only what the operator names so is readable as a secret, not the whole environment of the service.
     secret_prefix = MetadataItem("prefix", "EDGE_SECRET_")
     return (
         Component("secretstore", "secretstores.local.env", "v1", (secret_prefix,), source="built in"),
         Component("statestore", "state.sqlite", "v1", (MetadataItem("connectionString", database),), source="built in"),
         Component("pubsub", "pubsub.sqlite", "v1", source="built in"),
+        Component("configstore", "configuration.sqlite", "v1", configuration, source="built in"),
     )
 
 

@@ -329,5 +329,6 @@ def test_defaults_hold_without_any_component(tmp_path: Path) -> None:
         ("secretstore", "secretstores.local.env"),
         ("statestore", "state.sqlite"),
         ("pubsub", "pubsub.sqlite"),
+        ("configstore", "configuration.sqlite"),
     ]
     assert found[1].metadata == (MetadataItem("connectionString", "/var/lib/x/statestore.db"),)
