@@ -49,7 +49,6 @@ _RELOAD: Final = "files are read again on SIGHUP; watching them comes with a lat
 _MTLS: Final = "mTLS between nodes comes with a later part"
 _PROFILING: Final = "there is no pprof server; profiling comes with a later part"
 _KUBERNETES: Final = "it concerns Kubernetes only"
-_BINDINGS: Final = "input bindings come with a later part"
 
 FLAGS: Final[tuple[Flag, ...]] = (
     Flag("mode", _TEXT, "standalone", "Only standalone is served."),
@@ -88,7 +87,7 @@ FLAGS: Final[tuple[Flag, ...]] = (
     Flag("app-health-probe-interval", _INT, "5", "Seconds between probes."),
     Flag("app-health-probe-timeout", _INT, "500", "Milliseconds that a probe may take."),
     Flag("app-health-threshold", _INT, "3", "Failed probes in a row that make the app unhealthy."),
-    Flag("app-binding-options-timeout", _DURATION, "3s", "Time for asking the app about a binding.", later=_BINDINGS),
+    Flag("app-binding-options-timeout", _DURATION, "3s", "Time for asking the app about a binding."),
     Flag("disable-init-endpoints", _LIST, "", "App endpoints not to ask at start: config, subscribe."),
     Flag("placement-host-address", _CSV, "", "Address of a placement service.", later=_ACTORS),
     Flag("actors-service", _TEXT, "", "Older name for the placement service.", "it has no effect", _ACTORS, True),
