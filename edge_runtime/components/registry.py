@@ -11,6 +11,7 @@ from edge_runtime.config.values import nearest
 from edge_runtime.model.errors import ConfigError
 
 if TYPE_CHECKING:
+    from edge_runtime.model.ports import Outbox
     from edge_runtime.store.database import Databases
 
 # type/version -> module:function. Every row has its page in docs/components/.
@@ -44,6 +45,7 @@ class ComponentContext(NamedTuple):
     state_dir: str
     directory: str = "."  # relative paths in the metadata count from here
     environment: Mapping[str, str] | None = None  # the app's; None is the process's own
+    outbox: Outbox | None = None  # keeps what cannot be sent now; None: a failure is a failure
 
 
 Opener = Callable[[ComponentContext], AbstractAsyncContextManager[Any]]

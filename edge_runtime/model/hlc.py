@@ -47,7 +47,7 @@ class Stamp(NamedTuple):
 def parse(text: str) -> Stamp:
     """What `str` wrote. Raises ValueError."""
     digits = _MS_DIGITS + _COUNTER_DIGITS
-    if len(text) < digits or not text[:digits].isalnum():
+    if len(text) < digits or not text.isascii() or not text[:digits].isalnum():
         raise ValueError(f"{text!r} is no stamp; expected {digits} hexadecimal digits and a node")
     stamp = Stamp(int(text[:_MS_DIGITS], 16), int(text[_MS_DIGITS:digits], 16), text[digits:])
     if stamp.ms > MS_MAX:
@@ -61,7 +61,7 @@ def unpack(number: int, node: str = "") -> Stamp:
 
 
 class Clock:
-    """One node's clock. `last` is the highest stamp that is known from before; `wall_ms` is what the wall clock says."""
+    """One node's clock. `last` is the highest stamp known from before; `wall_ms` is what the wall clock says."""
 
     __slots__ = ("_counter", "_ms", "drift_max_ms", "node")
 
@@ -85,7 +85,7 @@ class Clock:
         return Stamp(self._ms, self._counter, self.node)
 
     def receive(self, remote: Stamp, wall_ms: int) -> Stamp:
-        """A stamp later than `remote` too. Raises Drift when that lies more than `drift_max_ms` ahead of all we know."""
+        """A stamp later than `remote` too. Raises Drift when that is more than `drift_max_ms` ahead of all we know."""
         known_ms = max(self._ms, wall_ms) + self.drift_max_ms
         bound_ms = known_ms if wall_ms >= SET_FROM_MS else max(known_ms, UNSET_BELIEVES_MS)
         if remote.ms > bound_ms or remote.ms >= MS_MAX or not 0 <= remote.counter <= COUNTER_MAX:

@@ -298,7 +298,12 @@ class Route(Protocol):
         """True while entries wait: what is new has to queue behind them, to keep the order."""
 
     async def append(
-        self, key: str, payload: Mapping[str, Any] | bytes, *, priority: int | None = None, size_bytes: int | None = None
+        self,
+        key: str,
+        payload: Mapping[str, Any] | bytes,
+        *,
+        priority: int | None = None,
+        size_bytes: int | None = None,
     ) -> EntryId:
         """Durable when it returns. Entries of one `key` are sent in order.
 

@@ -254,6 +254,7 @@ def _place(app: App, files: Files) -> Place:
         app.node.state_dir,
         app.node.databases,
         app.metrics,
+        app.node.outbox,
     )
 
 

@@ -17,7 +17,7 @@ from edge_runtime.components.registry import ComponentContext, Opener, resolve
 from edge_runtime.config.kinds import Component
 from edge_runtime.config.references import Surroundings, names_namespace, resolve_component
 from edge_runtime.model.errors import ConfigError, DriverError
-from edge_runtime.model.ports import SecretStore
+from edge_runtime.model.ports import Outbox, SecretStore
 from edge_runtime.observability.log import current_component
 from edge_runtime.observability.metrics import Metrics
 from edge_runtime.store.database import Databases
@@ -43,6 +43,7 @@ class Place(NamedTuple):
     state_dir: str
     databases: Databases
     metrics: Metrics
+    outbox: Outbox | None = None
 
 
 def init_failure(component: Component, error: Exception) -> ConfigError:
@@ -123,6 +124,7 @@ class Components:
             self._place.state_dir,
             self._place.directory,
             self._surroundings.variables,
+            self._place.outbox,
         )
         driver = await self._within_time(component, opener, context)
         self.opened[component.name] = Opened(component, found.values, driver, names_namespace(component))

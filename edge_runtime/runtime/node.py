@@ -24,6 +24,7 @@ from edge_runtime.model.errors import ConfigError, leaves
 from edge_runtime.observability.log import Handler, current_app, setup_logging
 from edge_runtime.observability.metrics import Metrics
 from edge_runtime.runtime.app import App, serve_app
+from edge_runtime.runtime.outbox import NodeOutbox
 from edge_runtime.runtime.settings import AppSettings, NodeSettings
 from edge_runtime.store.database import Databases, StoreLimits, open_databases
 
@@ -43,6 +44,7 @@ class Node:
         self.databases = databases
         self.logs = logs
         self.metrics = Metrics()
+        self.outbox = NodeOutbox(databases, settings.state_dir, self.metrics, nursery)
         self.apps: dict[str, App] = {}
         self.peers = LocalPeers()
         self.code = 0

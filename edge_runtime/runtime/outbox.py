@@ -1,0 +1,49 @@
+"""The node's outbox, opened with the first route that somebody asks for: a node without one loads nothing of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import trio
+
+from edge_runtime.model.ports import Route, RouteSettings, Send
+from edge_runtime.observability.metrics import Metrics
+from edge_runtime.store.database import Databases
+
+if TYPE_CHECKING:
+    from edge_runtime.sync.forward import Outbox
+
+
+class NodeOutbox:
+    """`model.ports.Outbox` for every driver of the node."""
+
+    def __init__(self, databases: Databases, state_dir: str, metrics: Metrics, nursery: trio.Nursery) -> None:
+        self._databases = databases
+        self._state_dir = state_dir
+        self._metrics = metrics
+        self._nursery = nursery
+        self._opening = trio.Lock()
+        self._opened: Outbox | None = None
+
+    @asynccontextmanager
+    async def open_route(self, settings: RouteSettings, send: Send) -> AsyncIterator[Route]:
+        """The route, sending through `send` until the block is left."""
+        outbox = await self.get()
+        async with outbox.open_route(settings, send) as route:
+            yield route
+
+    async def get(self) -> Outbox:
+        """The outbox itself, open until the node ends."""
+        async with self._opening:
+            if self._opened is None:
+                self._opened = await self._nursery.start(self._serve)
+            return self._opened
+
+    async def _serve(self, *, task_status: trio.TaskStatus[Outbox]) -> None:
+        from edge_runtime.sync.forward import open_outbox
+
+        async with open_outbox(self._databases, self._state_dir, self._metrics) as outbox:
+            task_status.started(outbox)
+            await trio.sleep_forever()
