@@ -52,8 +52,6 @@ class Mosquitto:
                     "log_type all",
                     "persistence true",
                     f"persistence_location {directory}/",
-                    "autosave_interval 1",
-                    "autosave_on_changes true",
                     *(() if any(line.startswith("allow_anonymous") for line in lines) else ("allow_anonymous true",)),
                     *(() if any(line.startswith("user ") for line in lines) else ("user root",)),
                     f"listener {self.port} 127.0.0.1",

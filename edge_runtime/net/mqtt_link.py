@@ -13,15 +13,18 @@ delivered twice.
 from __future__ import annotations
 
 import logging
+import math
 import random
 import socket
 import ssl
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Final
 
 import trio
 
+from edge_runtime.model.errors import leaves
 from edge_runtime.net.mqtt import (
     QUEUE_SIZE,
     BrokerAway,
@@ -41,6 +44,7 @@ CLOSE_TIMEOUT_S: Final = 2.0
 STEADY_S: Final = 5.0  # a connection that lasted so long was a good one
 EVICTIONS_TOLD: Final = 3
 OVERDRAFT: Final = 4  # how many windows may be held while somebody waits for an answer
+TELL_EVERY_S: Final = 60
 
 _REFUSALS: Final = {
     1: "it does not speak MQTT 3.1.1",
@@ -57,15 +61,31 @@ _WRONG_DATE: Final = (9, 10)
 class Counts:
     """What a link did, for metrics."""
 
-    __slots__ = ("connected", "failed", "oversized", "published", "received", "repeated")
+    __slots__ = ("connected", "dropped", "failed", "oversized", "published", "received", "repeated")
 
     def __init__(self) -> None:
         self.connected = 0
+        self.dropped = 0  # received with QoS 0 and too many to keep
         self.failed = 0  # publishes without a good answer
         self.published = 0
         self.received = 0
         self.repeated = 0  # received once more while still in hand
         self.oversized = 0
+
+
+class _Publish:
+    """A message on its way to the broker."""
+
+    __slots__ = ("data", "done", "lost", "packet_id", "qos", "retain", "topic")
+
+    def __init__(self, topic: str, data: bytes, qos: int, retain: bool) -> None:
+        self.topic = topic
+        self.data = data
+        self.qos = qos
+        self.retain = retain
+        self.packet_id = 0
+        self.lost = False
+        self.done = trio.Event()
 
 
 class _Wish:
@@ -93,8 +113,8 @@ class Link:
         self._receive = receive
         self._engine = Engine(settings, self)
         self._changed = trio.Event()
-        self._slots = trio.Semaphore(settings.in_flight_max)
-        self._answers: dict[int, trio.Event] = {}
+        self._queue: deque[_Publish] = deque()  # not sent yet
+        self._answers: dict[int, _Publish] = {}  # sent, by packet id
         self._asked: dict[int, list[_Wish]] = {}
         self._wishes: dict[str, _Wish] = {}
         # one connection
@@ -102,14 +122,15 @@ class Link:
         self._session = 0
         self._closing = False
         self._write = trio.Event()
-        self._flushes: list[trio.Event] = []
+        self._flushes: list[_Publish] = []  # of QoS 0, on their way to the kernel
         self._last_in = self._last_out = 0.0
         self._heard: trio.Event | None = None
         self._socket: trio.SocketStream | None = None
         self._connected_at = 0.0
         self._told = ""
+        self._drop_told_at = -math.inf
         # what is received and not settled
-        self._held = self._held_bytes = 0
+        self.held = self._held_bytes = 0
         self._room: trio.Event | None = None  # set up while nothing is read
         self._in_hand: dict[int, Delivery] = {}
         self._unreleased: set[int] = set()
@@ -117,44 +138,53 @@ class Link:
     # --- sending
 
     async def publish(self, topic: str, data: bytes, qos: int, retain: bool) -> None:
-        """Returns when the broker has it (QoS 1 and 2), or the kernel (QoS 0). Raises `BrokerAway` after a time."""
+        """Returns when the broker has it (QoS 1 and 2), or the kernel (QoS 0). Raises `BrokerAway` after a time.
+
+        Messages are sent in the order of the calls.
+        """
         check_topic(topic)
-        done = False
-        with trio.move_on_after(self.settings.answer_timeout_s):
-            async with self._slots:
-                await self._publish(topic, data, qos, retain)
-                done = True
-        if not done:
+        entry = _Publish(topic, data, qos, retain)
+        self._queue.append(entry)
+        self._pump()
+        try:
+            with trio.move_on_after(self.settings.answer_timeout_s):
+                await entry.done.wait()
+        finally:
+            if not entry.done.is_set():
+                self._abandon(entry)
+        if entry.lost or not entry.done.is_set():
             self.counts.failed += 1
             raise BrokerAway(self._late(f"publishing to topic {topic}"))
         self.counts.published += 1
 
-    async def _publish(self, topic: str, data: bytes, qos: int, retain: bool) -> None:
-        while not self.connected or self._engine.output_bytes > self.settings.write_bytes_max:
-            await (self._changed.wait() if not self.connected else self._flushed())
-        info = self._engine.publish(topic, data, qos, retain)
-        while info.rc == QUEUE_SIZE:  # the packet id is still in use: take the next
-            info = self._engine.publish(topic, data, qos, retain)
-        if not qos:
-            await self._flushed()
-            return
-        answer = self._answers[info.mid] = trio.Event()
-        self._poke()
-        try:
-            await answer.wait()
-        finally:
-            if not answer.is_set():
-                self._engine.abandon(info.mid)
-                self._answers.pop(info.mid, None)
+    def _pump(self) -> None:
+        """Send what waits, as far as there is a connection and room under way."""
+        queue, engine, settings = self._queue, self._engine, self.settings
+        while (
+            queue
+            and self.connected
+            and len(self._answers) + len(self._flushes) < settings.in_flight_max
+            and engine.output_bytes < settings.write_bytes_max
+        ):
+            entry = queue.popleft()
+            while True:
+                info = engine.publish(entry.topic, entry.data, entry.qos, entry.retain)
+                if info.rc != QUEUE_SIZE:  # else the packet id is in use still: the next one then
+                    break
+            if entry.qos:
+                entry.packet_id = info.mid
+                self._answers[info.mid] = entry
+                self._poke()
+            else:
+                self._flushes.append(entry)
 
-    async def _flushed(self) -> None:
-        flushed = trio.Event()
-        session = self._session
-        self._flushes.append(flushed)
-        self._write.set()
-        await flushed.wait()
-        if session != self._session or not self.connected:
-            raise BrokerAway(self._late("sending"))
+    def _abandon(self, entry: _Publish) -> None:
+        if entry in self._queue:
+            self._queue.remove(entry)
+        elif entry.qos:
+            self._engine.abandon(entry.packet_id)
+            self._answers.pop(entry.packet_id, None)
+            self._pump()
 
     async def subscribe(self, pattern: str, qos: int) -> trio.Event:
         """Returns when the broker has taken the subscription, which is made again with each connection from then on.
@@ -204,7 +234,7 @@ class Link:
 
     def settle(self, delivery: Delivery) -> None:
         """The receiver is done with the message: acknowledge it, now or when the broker sends it again."""
-        self._held -= 1
+        self.held -= 1
         self._held_bytes -= delivery.size
         self._poke()
         packet_id = delivery.packet_id
@@ -236,11 +266,9 @@ class Link:
     def has_room(self) -> bool:
         """Whether more may be read."""
         settings = self.settings
-        factor = OVERDRAFT if self._answers or self._asked else 1
-        return (
-            self._held < settings.receive_messages_max * factor
-            and self._held_bytes < settings.receive_bytes_max * factor
-        )
+        if self._answers or self._asked:
+            return self._held_bytes < settings.receive_bytes_max * OVERDRAFT
+        return self.held < settings.receive_messages_max and self._held_bytes < settings.receive_bytes_max
 
     def _poke(self) -> None:
         if self._room is not None and self.has_room():
@@ -263,9 +291,25 @@ class Link:
                     self._acknowledge(known)
                 return
             self._in_hand[packet_id] = delivery
-        self._held += 1
+        elif self.held >= self.settings.receive_messages_max * OVERDRAFT:
+            self._drop(delivery)
+            return
+        self.held += 1
         self._held_bytes += delivery.size
         self._receive(delivery)
+
+    def _drop(self, delivery: Delivery) -> None:
+        """QoS 0, and handlers do not keep up although they are why reading goes on."""
+        self.counts.dropped += 1
+        now = trio.current_time()
+        if now >= self._drop_told_at + TELL_EVERY_S:
+            self._drop_told_at = now
+            logger.warning(
+                "messages of QoS 0 from broker %s are dropped, %s until now: the app takes them too slowly, topic %s",
+                self.settings.broker,
+                self.counts.dropped,
+                delivery.topic,
+            )
 
     def refuse_oversized(self, topic: str, size: int) -> None:
         self.counts.oversized += 1
@@ -282,9 +326,10 @@ class Link:
         self._unreleased.discard(packet_id)
 
     def published(self, packet_id: int) -> None:
-        answer = self._answers.pop(packet_id, None)
-        if answer is not None:
-            answer.set()
+        entry = self._answers.pop(packet_id, None)
+        if entry is not None:
+            entry.done.set()
+            self._pump()
 
     def subscribed(self, packet_id: int, codes: Iterable[int]) -> None:
         for wish, code in zip(self._asked.pop(packet_id, ()), codes, strict=False):
@@ -366,15 +411,13 @@ class Link:
             finally:
                 await trio.aclose_forcefully(stream)
         was_connected, self.connected = self.connected, False
-        for flush in self._flushes:
-            flush.set()
-        self._flushes.clear()
+        self._finish_flushes(self._flushes, lost=True)
         self._asked.clear()
         if was_connected:
             self._tell()
 
     def _note_failure(self, error: Exception) -> None:
-        cause = error.__cause__ if isinstance(error, trio.BrokenResourceError) else error
+        cause = error.__cause__
         if self.settings.tls is not None and isinstance(cause, ssl.SSLCertVerificationError):
             self.reason = f"its certificate cannot be verified: {cause.verify_message}"
             if cause.verify_code not in _WRONG_DATE:
@@ -382,7 +425,7 @@ class Link:
         elif isinstance(error, trio.TooSlowError):
             self.reason = f"no connection within {self.settings.connect_timeout_s:g}s"
         else:
-            self.reason = str(cause or error) or type(error).__name__
+            self.reason = _said(error)
 
     async def _open(self) -> trio.abc.Stream:
         settings = self.settings
@@ -426,6 +469,7 @@ class Link:
             self.tried.set()
             logger.info("connected to MQTT broker %s as %r", self.settings.broker, self.settings.client_id)
             self._ask(self._wishes)
+            self._pump()
             nursery.start_soon(self._keep_alive)
 
     def _lose(self, reason: str) -> None:
@@ -438,7 +482,7 @@ class Link:
         while True:
             await self._write.wait()
             self._write = trio.Event()
-            flushes, self._flushes = self._flushes, []
+            flushes = self._flushes[:]
             data = self._engine.output()
             if data is None:
                 self._lose("the protocol was broken")
@@ -449,9 +493,15 @@ class Link:
                     await stream.send_all(data)
             except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 self._lose(_said(error))
-                flushes += self._flushes
-            for flush in flushes:
-                flush.set()
+                return
+            self._finish_flushes(flushes, lost=False)
+            self._pump()
+
+    def _finish_flushes(self, flushes: list[_Publish], *, lost: bool) -> None:
+        for entry in flushes:
+            entry.lost = lost
+            entry.done.set()
+        del self._flushes[: len(flushes)]
 
     async def _read_all(self, stream: trio.abc.Stream) -> None:
         engine = self._engine
@@ -553,8 +603,9 @@ async def _cancel_after_change(changes: RouteChanges, scope: trio.CancelScope) -
 
 
 def _said(error: Exception) -> str:
-    cause = error.__cause__ or error
-    return (cause.strerror if isinstance(cause, OSError) else None) or str(cause) or type(cause).__name__
+    cause = leaves(error.__cause__ or error)[0]
+    reason = (cause.strerror if isinstance(cause, OSError) else None) or str(cause) or type(cause).__name__
+    return reason[:1].lower() + reason[1:]
 
 
 def _nothing(_: bool) -> None:
