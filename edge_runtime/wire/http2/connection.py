@@ -56,7 +56,8 @@ _WORD: Final = struct.Struct(">I")
 _SETTING: Final = struct.Struct(">HI")
 _ID_MASK: Final = 0x7FFFFFFF
 _HEAD_BYTES: Final = 9
-_REMEMBERED_STREAMS: Final = 256  # that are over, so that what was on its way to them does no harm
+_REMEMBERED_STREAMS: Final = 1024  # that are over, so that what was on its way to them does no harm
+_ENDED: Final = -1  # of a stream that is over without a reset of ours
 _SMALL_BLOCK_BYTES: Final = 1024  # no header list is measured that comes from fewer
 _BLOCK_FRAMES_MAX: Final = 64  # HEADERS and CONTINUATION of one header block
 
@@ -159,7 +160,8 @@ class Http2Connection(Generic[S]):
         self._block_frames = 0
         self._last_in = 0
         self._last_out = -1 if client else 0
-        self._over: dict[int, bool] = {}  # streams that ended lately; True: we have reset it
+        # Streams that ended lately. Of those that we have reset: how much the peer may have sent before it knew.
+        self._over: dict[int, int] = {}
         self._granted = max(limits.connection_window_bytes, WINDOW_DEFAULT)
         self._taken = 0
         self._taken_limit = self._granted // 2
@@ -298,7 +300,8 @@ class Http2Connection(Generic[S]):
 
     def go_away(self, code: int = NO_ERROR, text: bytes = b"", last_id: int | None = None) -> None:
         """No more streams of the peer above `last_id`, which without a number is the last one seen."""
-        self.goaway_last = self._last_in if last_id is None else last_id
+        last = self._last_in if last_id is None else last_id
+        self.goaway_last = last if self.goaway_last is None else min(last, self.goaway_last)  # it must not grow
         self._put_frame(GOAWAY, 0, 0, struct.pack(">II", self.goaway_last, code) + text)
 
     # --- input ------------------------------------------------------------------------------------------------------
@@ -388,8 +391,12 @@ class Http2Connection(Generic[S]):
         if stream is not None:
             self._stream_fault(stream, STREAM_CLOSED if stream.received_end else PROTOCOL_ERROR)
             return
+        credit = self._over.get(stream_id, _ENDED)
+        if 0 < size <= credit:
+            self._over[stream_id] = credit - size  # it has crossed our RST_STREAM
+            return
         self._guard.useless.hit(self._now)
-        if not self._over.get(stream_id, False):
+        if credit == _ENDED:
             self._put_frame(RST_STREAM, 0, stream_id, _WORD.pack(STREAM_CLOSED))
 
     def _on_headers(self, flags: int, stream_id: int, payload: bytes) -> None:
@@ -449,7 +456,7 @@ class Http2Connection(Generic[S]):
             return
         self._last_in = stream_id
         if self.goaway_last is not None and stream_id > self.goaway_last:
-            self._over_now(stream_id, True)  # the peer will see from the GOAWAY that nothing is done for it
+            self._over_now(stream_id, self._window)  # the peer will see from the GOAWAY that nothing is done for it
             return
         if len(self.streams) >= self._limits.streams_max:
             self._refuse(stream_id, REFUSED_STREAM)
@@ -472,7 +479,7 @@ class Http2Connection(Generic[S]):
         self._owner.headers_received(stream, headers, end)
 
     def _headers_out_of_place(self, stream_id: int) -> None:
-        if self._over.get(stream_id, False):
+        if self._over.get(stream_id, _ENDED) != _ENDED:
             self._guard.useless.hit(self._now)  # they have crossed our RST_STREAM
         elif stream_id in self._over:
             raise ConnectionFault(STREAM_CLOSED, "headers for a stream that has ended")
@@ -544,8 +551,16 @@ class Http2Connection(Generic[S]):
             self._guard.useless.hit(self._now)
             return
         self._guard.settings.hit(self._now)
+        window = self._peer_window
         for setting, value in _SETTING.iter_unpack(payload):
-            self._apply_setting(setting, value)
+            if setting == SETTING_INITIAL_WINDOW_SIZE:
+                if value > WINDOW_MAX:
+                    raise ConnectionFault(FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE has a value that is not allowed")
+                window = value
+            else:
+                self._apply_setting(setting, value)
+        if window != self._peer_window:
+            self._change_windows(window)  # once, for it looks at every stream
         self.settled = True
         self._put_frame(SETTINGS, FLAG_ACK, 0, b"")
         self._owner.settings_received()
@@ -558,8 +573,6 @@ class Http2Connection(Generic[S]):
                 raise ConnectionFault(PROTOCOL_ERROR, "ENABLE_PUSH has a value that is not allowed")
         elif setting == SETTING_MAX_CONCURRENT_STREAMS:
             self.peer_streams_max = value
-        elif setting == SETTING_INITIAL_WINDOW_SIZE:
-            self._change_windows(value)
         elif setting == SETTING_MAX_FRAME_SIZE:
             if not FRAME_BYTES_DEFAULT <= value <= FRAME_BYTES_MOST:
                 raise ConnectionFault(PROTOCOL_ERROR, "MAX_FRAME_SIZE has a value that is not allowed")
@@ -568,8 +581,6 @@ class Http2Connection(Generic[S]):
             self.peer_header_list_bytes = value
 
     def _change_windows(self, window: int) -> None:
-        if window > WINDOW_MAX:
-            raise ConnectionFault(FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE has a value that is not allowed")
         change = window - self._peer_window
         self._peer_window = window
         for stream in self.streams.values():
@@ -614,14 +625,14 @@ class Http2Connection(Generic[S]):
                 raise ConnectionFault(PROTOCOL_ERROR, "a window grows by nothing")
             if self.room > WINDOW_MAX:
                 raise ConnectionFault(FLOW_CONTROL_ERROR, "the connection's window is too large")
-            self._owner.room_grew(None)
+            if self.room <= increment:  # else nobody waits for it, and to look who does takes its time
+                self._owner.room_grew(None)
             return
         stream = self.streams.get(stream_id)
         if stream is None:
             if self._is_idle(stream_id):
                 raise ConnectionFault(PROTOCOL_ERROR, "a window of a stream that was never opened")
-            self._guard.useless.hit(self._now)
-            return
+            return  # a response may be over long before the peer has taken it
         stream.room += increment
         if not increment:
             self._stream_fault(stream, PROTOCOL_ERROR)
@@ -634,7 +645,7 @@ class Http2Connection(Generic[S]):
         """Forget a stream that the peer has said it never looked at."""
         stream.closed = True
         if self.streams.pop(stream.id, None) is not None:
-            self._over_now(stream.id, True)
+            self._over_now(stream.id, stream.granted)
 
     # --- streams ----------------------------------------------------------------------------------------------------
 
@@ -666,22 +677,22 @@ class Http2Connection(Generic[S]):
     def _refuse(self, stream_id: int, code: int) -> None:
         self._guard.resets.hit(self._now)
         self._put_frame(RST_STREAM, 0, stream_id, _WORD.pack(code))
-        self._over_now(stream_id, True)
+        self._over_now(stream_id, self._window)
 
     def _close(self, stream: S, reset: bool = False) -> None:
         stream.closed = True
         if self.streams.pop(stream.id, None) is not None:
-            self._over_now(stream.id, reset)
+            self._over_now(stream.id, max(stream.granted, 0) if reset else _ENDED)
             self._owner.stream_closed(stream)
 
-    def _over_now(self, stream_id: int, reset: bool) -> None:
+    def _over_now(self, stream_id: int, credit: int) -> None:
         over = self._over
-        over[stream_id] = reset
+        over[stream_id] = credit
         if len(over) > _REMEMBERED_STREAMS:
             del over[next(iter(over))]
 
 
-def _is_sound(headers: list[Header], kind: str, find_fault: Callable[[Sequence[Header]], str | None]) -> bool:
+def _is_sound(headers: list[Header], kind: str, find_fault: Callable[[list[Header]], str | None]) -> bool:
     """Whether they can be what they came as; looked at once when the same come again."""
     if type(headers) is not Repeated:
         return find_fault(headers) is None
