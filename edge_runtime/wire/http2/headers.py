@@ -1,4 +1,8 @@
-"""What a header block must look like for a request, a response or trailers (RFC 9113 §8)."""
+"""What a header block must look like for a request, a response or trailers (RFC 9113 §8).
+
+In one thing we are milder: blanks around a value, which gRPC's servers and clients do send (a status message that ends
+with one, above all), are taken off where the RFC calls the block malformed.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +50,7 @@ _SPACES: Final = b" \t"
 _NAME_BYTES: Final = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"
 
 
-def request_fault(headers: Sequence[Header]) -> str | None:
+def request_fault(headers: list[Header]) -> str | None:
     """What makes this no request; None when it is one."""
     seen = _scan(headers)
     if type(seen) is str:
@@ -61,7 +65,7 @@ def request_fault(headers: Sequence[Header]) -> str | None:
     return "a pseudo-header is missing"
 
 
-def response_fault(headers: Sequence[Header]) -> str | None:
+def response_fault(headers: list[Header]) -> str | None:
     """What makes this no response; None when it is one."""
     seen = _scan(headers)
     if type(seen) is str:
@@ -73,7 +77,7 @@ def response_fault(headers: Sequence[Header]) -> str | None:
     return None if len(status) == 3 and status.isdigit() else "the :status is no number of three digits"
 
 
-def trailers_fault(headers: Sequence[Header]) -> str | None:
+def trailers_fault(headers: list[Header]) -> str | None:
     """What makes these no trailers; None when they are."""
     seen = _scan(headers)
     if type(seen) is str:
@@ -93,7 +97,7 @@ def content_length(headers: Sequence[Header]) -> int | None:
     return length
 
 
-def _scan(headers: Sequence[Header]) -> str | int:
+def _scan(headers: list[Header]) -> str | int:
     """The kinds of header seen, or what is wrong."""
     seen = 0
     last_pseudo = True
@@ -119,7 +123,7 @@ def _scan(headers: Sequence[Header]) -> str | int:
             seen |= kind
     # One look at all values: with NUL between them, so that there are as many as joints if no value has one.
     joined = b"\0".join([value for _, value in headers])
-    if joined.count(b"\0") >= len(headers) or b"\n" in joined or b"\r" in joined:
+    if joined.count(b"\0") >= (len(headers) or 1) or b"\n" in joined or b"\r" in joined:
         return "a header's value has a line break or NUL"
     if joined and (
         joined[0] in _SPACES
@@ -129,5 +133,16 @@ def _scan(headers: Sequence[Header]) -> str | int:
         or b"\t\0" in joined
         or b"\0\t" in joined
     ):
-        return "a header's value begins or ends with a space"
+        return _trim(headers) or seen
     return seen
+
+
+def _trim(headers: list[Header]) -> str | None:
+    """Take the blanks off, in place; what is wrong if it is a pseudo-header that has them."""
+    for place, (name, value) in enumerate(headers):
+        bare = value.strip(_SPACES)
+        if bare != value:
+            if name[:1] == b":":
+                return "a pseudo-header's value begins or ends with a space"
+            headers[place] = (name, bare)
+    return None
