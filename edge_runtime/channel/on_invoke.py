@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from edge_runtime.model.errors import EdgeError, Kind
-from edge_runtime.model.http import Body, Header, Headers, Response
+from edge_runtime.model.http import Body, Header, Headers, Response, StatusResponse
 from edge_runtime.proto.dapr.proto.common.v1.common_pb2 import HTTPExtension, InvokeRequest, InvokeResponse
 from edge_runtime.wire.grpc.status import Ending
 from edge_runtime.wire.headers import response_headers
@@ -90,7 +90,7 @@ def response_of(reply: InvokeResponse, initial: Iterable[Pair]) -> Response:
 def error_response(ending: Ending, initial: Iterable[Pair]) -> Response:
     """The answer of an app that had one: its status as JSON. Raises `EdgeError` when its details cannot be shown."""
     headers = [*_headers(initial), (b"content-type", b"application/json")]
-    return Response(http_status(ending.code), headers, Body(_status_json(ending)))
+    return StatusResponse(ending.code, http_status(ending.code), headers, Body(_status_json(ending)))
 
 
 def _headers(metadata: Iterable[Pair]) -> list[Header]:

@@ -101,3 +101,13 @@ class Response:
             if key == name:
                 return value
         return None
+
+
+class StatusResponse(Response):
+    """The answer of an app that speaks gRPC and had an error: `code` is its own word for what `status` says."""
+
+    __slots__ = ("code",)
+
+    def __init__(self, code: int, status: int, headers: Headers, body: Body) -> None:
+        super().__init__(status, headers, body)
+        self.code = code

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, Protocol, TypeVar
 
 from edge_runtime.blocks.invoke.peers import Peer, Peers
 from edge_runtime.model.errors import BodyTooLarge, CallTimeout, DriverError, EdgeError, Kind
-from edge_runtime.model.http import Body, Header, Request, Response
+from edge_runtime.model.http import Body, Header, Request, Response, StatusResponse
 from edge_runtime.model.ports import Policy
 from edge_runtime.model.trace import NO_TRACE, Trace
 from edge_runtime.net.connections import ConnectFailed, Origin
@@ -84,10 +84,11 @@ class OutsideEndpoint(OutsideChannel, Protocol):
 
 
 class _Answered(DriverError):
-    """An answer outside 200 to 399, as the failure that a policy takes it for."""
+    """An answer outside 200 to 399, as the failure that a policy takes it for; a gRPC app's by its own code."""
 
     def __init__(self, response: Response) -> None:
-        super().__init__(f"the app answered {response.status}", code=response.status)
+        code = response.code if isinstance(response, StatusResponse) else response.status
+        super().__init__(f"the app answered {response.status}", code=code)
         self.response = response
 
 

@@ -127,9 +127,8 @@ class Streams:
         if not binding.scopes.may_subscribe(topic):
             raise NotSubscribed(f"subscription to topic '{topic}' on pubsub '{pubsub}' is not allowed")
         if len(self._open) >= self._limits.streams_max:
-            raise StreamsFull(
-                f"app {self._app_id} has {len(self._open)} streaming subscriptions already; raise --subscription-streams"
-            )
+            full = f"app {self._app_id} has {len(self._open)} streaming subscriptions already"
+            raise StreamsFull(f"{full}; raise --subscription-streams")
         spec = SubscriptionSpec(
             pubsub, topic, (Rule("", "/"),), metadata, dead_letter_topic, kind=SubscriptionKind.STREAMING
         )

@@ -253,6 +253,10 @@ _NAME: Final = b"abcdefghijklmnopqrstuvwxyz0123456789-_."
 # Not a publisher's to say.
 _TAKEN: Final = frozenset({b"dapr-api-token", b"pubsubname", b"user-agent"})
 _TRACE: Final = frozenset({"traceparent", "tracestate", "grpc-trace-bin"})
+# gRPC's own servers refuse a call with more than 8 KiB of metadata, and the event would be refused again and again.
+CARRIED_BYTES_MAX: Final = 4096
+TRACESTATE_MAX: Final = 2048
+_FIELD_BYTES: Final = 32  # what HTTP/2 counts for a field beside its name and value
 
 
 def call_metadata(event: Event, traceparent: str) -> Metadata:
@@ -264,15 +268,22 @@ def call_metadata(event: Event, traceparent: str) -> Metadata:
         metadata = [pair for pair in metadata if pair[0] not in _TRACE]
         metadata.append(("traceparent", traceparent))
         metadata.append(("grpc-trace-bin", binary_of(traceparent)))
-        if event.tracestate:
+        if event.tracestate and len(event.tracestate) <= TRACESTATE_MAX:
             metadata.append(("tracestate", _printable(event.tracestate.encode())))
     return metadata
 
 
 def _carried(metadata: Mapping[str, str]) -> Iterable[tuple[str, str | bytes]]:
+    room = CARRIED_BYTES_MAX
     for name, value in metadata_headers(metadata):
-        if name not in _TAKEN and not name.translate(None, _NAME):
-            yield name.decode(), _printable(value)
+        if name in _TAKEN or name.translate(None, _NAME):
+            continue
+        size = len(name) + len(value) + _FIELD_BYTES
+        if size > room:
+            logger.debug("metadata %r of an event is left out: more than %d bytes", name, CARRIED_BYTES_MAX)
+            continue
+        room -= size
+        yield name.decode(), _printable(value)
 
 
 def _printable(value: bytes) -> str:

@@ -12,7 +12,7 @@ from edge_runtime.blocks.invoke import Invoker, LocalPeers, Peer
 from edge_runtime.blocks.invoke.invoker import forwarding_headers
 from edge_runtime.config.settings import AccessControl, AppPolicy, Operation
 from edge_runtime.model.errors import DriverError, EdgeError, Kind
-from edge_runtime.model.http import Body, Header, Request, Response
+from edge_runtime.model.http import EMPTY, Body, Header, Request, Response, StatusResponse
 from edge_runtime.model.trace import NO_TRACE, Trace
 from edge_runtime.net.connections import ConnectFailed, Origin
 from edge_runtime.net.urls import Url, parse_url
@@ -86,7 +86,10 @@ class Declared(Chunked):
 
 def resiliency(**targets: Any) -> list[tuple[str, Mapping[str, Any]]]:
     policies = {
-        "retries": {"few": {"duration": "1s", "maxRetries": 2}},
+        "retries": {
+            "few": {"duration": "1s", "maxRetries": 2},
+            "away": {"duration": "1s", "maxRetries": 2, "matching": {"gRPCStatusCodes": "14"}},
+        },
         "timeouts": {"short": "1s"},
         "circuitBreakers": {"touchy": {"trip": "consecutiveFailures >= 2"}},
     }
@@ -429,6 +432,13 @@ async def test_policy_repeats_bad_answers(autojump_clock: trio.testing.MockClock
     assert (response.status, response.body.data) == (500, b"2")
     assert closed == [b"0", b"1"]
     assert [sent.body.data for sent in node.other.sent] == [b"data"] * 3
+
+
+@pytest.mark.parametrize(("code", "attempts"), [(14, 3), (5, 1)])
+async def test_codes_of_grpc_apps_are_matched(code: int, attempts: int, autojump_clock: trio.testing.MockClock) -> None:
+    node = Node(App(StatusResponse(code, 500, (), EMPTY)), resources=resiliency(other={"retry": "away"}))
+    assert (await node.call("other")).status == 500
+    assert len(node.other.sent) == attempts
 
 
 async def test_bad_stream_is_kept_for_the_caller(autojump_clock: trio.testing.MockClock) -> None:

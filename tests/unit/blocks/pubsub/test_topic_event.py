@@ -227,3 +227,10 @@ def test_the_trace_goes_on_in_both_forms() -> None:
         ("tracestate", "a=b"),
     ]
     assert call_metadata(Event("p", "t", b"{}"), "no trace") == [("pubsubname", "p")]
+
+
+def test_metadata_leave_room_for_a_call() -> None:
+    """More than gRPC's servers take would have the event refused for ever."""
+    metadata = {"before": "1", "huge": "v" * 4096, "large": "v" * 3800, "more": "v" * 300, "after": "2"}
+    pairs = dict(call_metadata(Event("p", "t", b"{}", metadata, TRACE, "s" * 3000), TRACE))
+    assert set(pairs) == {"pubsubname", "before", "large", "after", "traceparent", "grpc-trace-bin"}
