@@ -369,8 +369,8 @@ def _build(app: App, files: Files, opened: Mapping[str, Opened], channel: Channe
     sources = [item.source for item in files.resources.resiliencies]
     policies = Policies(resiliencies, app.metrics, app.app_id, namespace, sources)
     pubsubs = {name: _bind_pubsub(item, app, files) for name, item in opened.items() if _is(item, "pubsub")}
-    publisher = Publisher(pubsubs, app.app_id, namespace, policies, app.metrics)
     tracer = _tracer(with_otel_variables(files.configuration.tracing, files.environment.otel))
+    publisher = Publisher(pubsubs, app.app_id, namespace, policies, app.metrics, tracer=tracer)
     subscriber = Subscriber(
         pubsubs,
         app.app_id,

@@ -20,6 +20,7 @@ from edge_runtime.model.errors import DriverError, EdgeError, Kind
 from edge_runtime.model.ports import BulkEntry, Policy
 from edge_runtime.model.trace import NO_TRACE, Trace
 from edge_runtime.observability.metrics import Metrics
+from edge_runtime.observability.trace import Tracer
 from edge_runtime.wire import cloudevents
 
 MESSAGE_TTL: Final = "MESSAGE_TTL"
@@ -72,6 +73,7 @@ class Publisher:
         metrics: Metrics,
         new_id: Callable[[], str] = random_id,
         now: Callable[[], float] = time.time,
+        tracer: Tracer | None = None,
     ) -> None:
         self._components = components  # read anew at each call: a reload may change it
         self._app_id = app_id
@@ -79,6 +81,7 @@ class Publisher:
         self._policies = policies
         self._new_id = new_id
         self._now = now
+        self._tracer = tracer or Tracer(None)
         self._stamp = (-1, "")
         labels = ("component", "namespace", "success", "topic")
         self._count = metrics.counter("component_pubsub_egress_count", *labels)
@@ -145,14 +148,18 @@ class Publisher:
         metadata: Mapping[str, str] = NO_METADATA,
         trace: Trace = NO_TRACE,
     ) -> list[Failure]:
-        """Publish every entry; those that failed. The request's metadata reach entries that have some of their own."""
+        """Publish every entry, as a span of its own; those that failed. The request's metadata reach entries that have
+        some of their own."""
         binding = self.binding(pubsub, metadata)
         raw = bool(metadata) and _is_raw(binding, metadata)
         _check_ids(binding, topic, entries)
         ready = []
         for entry in entries:
             own = NO_METADATA if entry.metadata is None else {**metadata, **entry.metadata}
-            data = entry.data if raw else self._envelope(binding, topic, entry.data, entry.content_type, own, trace)
+            data = entry.data
+            if not raw:
+                span = self._tracer.child(trace)
+                data = self._envelope(binding, topic, entry.data, entry.content_type, own, span)
             ready.append(BulkEntry(entry.entry_id, data, own))
         self._check_scope(binding, topic)
         return await self._send_all(binding, topic, ready, metadata)

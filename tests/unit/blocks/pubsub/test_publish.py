@@ -13,6 +13,7 @@ from edge_runtime.blocks.pubsub.publish import random_id, ttl_of
 from edge_runtime.model.errors import DriverError, EdgeError, Kind
 from edge_runtime.model.trace import Trace
 from edge_runtime.observability.metrics import Metrics, render
+from edge_runtime.observability.trace import Tracer
 from tests.unit.blocks.pubsub.fakes import TRACE, FakeBroker, FakePolicies, Retry, binding_of, publisher_of
 
 
@@ -238,6 +239,18 @@ async def test_an_entrys_own_metadata_win() -> None:
     broker = FakeBroker("BULK_PUBSUB")
     await bulk(publisher_of(binding_of(broker)), entry("1", **{"cloudevent.type": "b"}), **{"cloudevent.type": "a"})
     assert json.loads(broker.bulk[0][0].data)["type"] == "b"
+
+
+@pytest.mark.parametrize(("sampling", "spans"), [(1.0, 2), (None, 1)])
+async def test_entries_are_spans_of_their_own(sampling: float | None, spans: int) -> None:
+    broker = FakeBroker("BULK_PUBSUB")
+    policies, tracer = FakePolicies(), Tracer(sampling)
+    publisher = Publisher({"pubsub": binding_of(broker)}, "app", "ns", policies, Metrics("app"), tracer=tracer)
+    await publisher.bulk_publish("pubsub", "t", [entry("1"), entry("2")], trace=Trace(TRACE, "k=v"))
+    events = [json.loads(one.data) for one in broker.bulk[0]]
+    assert len({event["traceparent"] for event in events}) == spans
+    assert {(event["traceparent"][:36], event["tracestate"]) for event in events} == {(TRACE[:36], "k=v")}
+    assert (events[0]["traceparent"] == TRACE) is (sampling is None)
 
 
 async def test_a_raw_bulk_has_no_envelopes() -> None:
