@@ -208,6 +208,7 @@ class Engine(Client):
             raise BlockingIOError
         if self._too_large():
             self._skip()
+            bufsize = packet["to_process"]
         data = self._incoming[self._at : self._at + bufsize]
         self._at += len(data)
         return data

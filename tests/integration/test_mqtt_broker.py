@@ -82,14 +82,15 @@ async def test_retained_come_to_new_subscribers(component: Open) -> None:
             await broker.publish("state", b"off", {"retain": "false"})
             await first.wait_for(2)
         async with subscribed(broker, "#", second):
-            await second.wait_for(1)
+            await second.wait_for_all([b"on"])
         with pytest.raises(BadMetadata, match="'retain' is 'perhaps'; expected true or false"):
             await broker.publish("state", b"x", {"retain": "perhaps"})
     assert [(message.data, message.metadata) for message in first.messages] == [
         (b"on", {"retained": "true"}),
         (b"off", {"retained": "false"}),
     ]
-    assert second.messages[0] == Message("state", b"on", {"retained": "true"})
+    # What the first had not answered when it ended may have come here too.
+    assert Message("state", b"on", {"retained": "true"}) in second.messages
 
 
 async def test_one_retains_by_setting(component: Open) -> None:
