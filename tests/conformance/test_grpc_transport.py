@@ -168,6 +168,18 @@ async def test_rich_errors_reach_grpcio() -> None:
         await in_thread(call, caller)
 
 
+async def test_blanks_in_errors_reach_grpcio() -> None:
+    async def handle(call: ServerCall) -> None:
+        call.bind(UNARY)
+        raise GRPCError(Status.NOT_FOUND, " no store with key ")
+
+    def call(caller: Caller) -> None:
+        assert caller.failure("/t.T/M").details() == " no store with key "
+
+    async with called_by_grpcio(handle) as caller:
+        await in_thread(call, caller)
+
+
 async def test_an_error_follows_messages() -> None:
     async def handle(call: ServerCall) -> None:
         call.bind(SERVER_STREAM)
@@ -325,7 +337,7 @@ class Generic(grpc.GenericRpcHandler):  # type: ignore[misc]
     def fail(self, request: Any, context: Any) -> Any:
         status = RpcStatus(code=5, message="kein Schlüssel")
         context.set_trailing_metadata([("grpc-status-details-bin", status.SerializeToString()), ("x-why", "so")])
-        context.abort(grpc.StatusCode.NOT_FOUND, "kein Schlüssel")
+        context.abort(grpc.StatusCode.NOT_FOUND, request.value.decode() or "kein Schlüssel")
 
     def wait(self, request: Any, context: Any) -> Any:
         done = threading.Event()
@@ -398,6 +410,13 @@ async def test_errors_of_grpcio_are_told_whole() -> None:
         with pytest.raises(RpcError) as caught:
             await client.unary("/t.T/None", message(), BytesValue)
         assert caught.value.code == 12
+
+
+async def test_blanks_of_grpcio_fail_no_call() -> None:
+    async with calling_grpcio() as client:
+        with pytest.raises(RpcError) as caught:
+            await client.unary("/t.T/Fail", message(b"not found: "), BytesValue, timeout_s=30)
+        assert (caught.value.code, caught.value.message) == (5, "not found:")
 
 
 async def test_grpcio_may_answer_gzip() -> None:
