@@ -24,15 +24,18 @@ async def open_broker(
     *,
     databases: Databases | None = None,
     component: str = "pubsub",
+    outbox: Any = None,
     **metadata: str,
 ) -> AsyncIterator[Any]:
     """The driver. With no `databases` of its own process it has them to itself, as another process would."""
     if databases is None:
         async with open_databases() as own:
-            async with open_broker(state_dir, driver, databases=own, component=component, **metadata) as broker:
+            async with open_broker(
+                state_dir, driver, databases=own, component=component, outbox=outbox, **metadata
+            ) as broker:
                 yield broker
         return
-    context = ComponentContext(component, driver, "v1", metadata, "app", "", databases, str(state_dir))
+    context = ComponentContext(component, driver, "v1", metadata, "app", "", databases, str(state_dir), outbox=outbox)
     async with resolve(driver)(context) as broker:
         yield broker
 

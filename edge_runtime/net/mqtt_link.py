@@ -109,7 +109,7 @@ class Link:
         self.reason = "it was not tried yet"  # why there is no connection
         self.refused: BrokerRefused | None = None  # what no further attempt will change by itself
         self.tried = trio.Event()  # the first attempt is over
-        self.on_change: Callable[[bool], None] = _nothing
+        self.on_change: Callable[[bool], None] = do_nothing
         self._receive = receive
         self._engine = Engine(settings, self)
         self._changed = trio.Event()
@@ -608,8 +608,8 @@ def _said(error: Exception) -> str:
     return reason[:1].lower() + reason[1:]
 
 
-def _nothing(_: bool) -> None:
-    pass
+def do_nothing(_: bool) -> None:
+    """Nobody wants to know whether the link is up."""
 
 
 @asynccontextmanager

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from contextlib import asynccontextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast
 
 import trio
 
@@ -23,9 +23,10 @@ from edge_runtime.components.mqtt.settings import (
     read_qos,
 )
 from edge_runtime.config.values import go_bool
-from edge_runtime.model.errors import BadMetadata, ConfigError, DriverError
-from edge_runtime.model.ports import BulkEntry, Handler, PubSub
-from edge_runtime.net.mqtt import LinkSettings
+from edge_runtime.model.errors import BadMetadata, ConfigError, DriverError, Unreachable
+from edge_runtime.model.ports import BulkEntry, Entry, Handler, Outbox, PubSub, Route, RouteSettings
+from edge_runtime.net.mqtt import BrokerAway, LinkSettings, check_topic
+from edge_runtime.net.mqtt_link import do_nothing
 
 if TYPE_CHECKING:
     from edge_runtime.components.registry import ComponentContext
@@ -35,7 +36,8 @@ logger: Final = logging.getLogger("dapr.contrib")
 FIRST_ATTEMPT_LIMIT_S: Final = 3.0  # how long the start waits for a broker that does not answer
 ANSWER_TIMEOUT_S: Final = 20.0
 
-_FIELDS: Final = (*LINK_FIELDS, *DELIVERY_FIELDS, "qos", "retain", "concurrency", "order")
+_OUTBOX_FIELDS: Final = ("outboxBytesMax", "outboxAgeMax", "outboxPriority", "outboxWhenFull")
+_FIELDS: Final = (*LINK_FIELDS, *DELIVERY_FIELDS, "qos", "retain", "concurrency", "order", *_OUTBOX_FIELDS)
 _ORDERS: Final = ("none", "strict")
 
 # The clients of this process, by broker and client id, with the components that use them.
@@ -51,9 +53,10 @@ class Settings(NamedTuple):
     retain: bool
     concurrency: int
     strict: bool
+    route: RouteSettings
 
 
-def read_settings(fields: Fields, app_id: str) -> Settings:
+def read_settings(fields: Fields, name: str, app_id: str) -> Settings:
     client_id = fields.text("consumerID", "").strip() or app_id
     return Settings(
         read_link(fields, client_id, answer_timeout_s=ANSWER_TIMEOUT_S),
@@ -62,6 +65,20 @@ def read_settings(fields: Fields, app_id: str) -> Settings:
         fields.flag("retain"),
         fields.integer("concurrency", 10, minimum=1, maximum=1000),
         fields.choice("order", "none", _ORDERS) == "strict",
+        _read_route(fields, f"pubsub.mqtt3/{app_id}/{name}"),
+    )
+
+
+def _read_route(fields: Fields, name: str) -> RouteSettings:
+    """How much is kept while the broker is away, and for how long."""
+    full = fields.choice("outboxWhenFull", "refuse", ("refuse", "drop-oldest", "drop-lowest-priority"))
+    return RouteSettings(
+        name,
+        bytes_max=fields.size_bytes("outboxBytesMax", 64 * 2**20, minimum=1),
+        age_max_s=fields.duration_s("outboxAgeMax", 7 * 86400, minimum_s=1),
+        priority=fields.integer("outboxPriority", 4, minimum=0, maximum=9),
+        when_full=cast(Literal["refuse", "drop-oldest", "drop-lowest-priority"], full),
+        limit_name="outboxBytesMax",
     )
 
 
@@ -76,6 +93,7 @@ class Mqtt3PubSub:
         self._nursery = nursery
         self._inboxes: dict[str, Inbox] = {}
         self._opening = trio.Lock()
+        self._route: Route | None = None
         self.inbox: Inbox  # of the component's own client
 
     async def open_own_client(self) -> None:
@@ -89,9 +107,55 @@ class Mqtt3PubSub:
             logger.warning("pub/sub %s starts without its broker %s", self._name, self._settings.link.broker)
 
     async def publish(self, topic: str, data: bytes, metadata: Mapping[str, str]) -> None:
-        """Returns when the broker has the message; a broker that is away is waited for."""
+        """Returns when the broker has the message, or the outbox; without one, a broker that is away is waited for."""
         retain = self._retain(metadata) if metadata else self._settings.retain
-        await self.inbox.link.publish(topic, data, self._settings.qos, retain)
+        qos = self._settings.qos
+        link = self.inbox.link
+        if self._route is None:
+            await link.publish(topic, data, qos, retain)
+            return
+        check_topic(topic)
+        if link.connected and not self._route.backlog:
+            try:
+                await link.publish(topic, data, qos, retain)
+                return
+            except BrokerAway:
+                pass
+        kept = {"topic": topic, "data": data, "qos": qos, "retain": retain}
+        await self._route.append(topic, kept, size_bytes=len(data) + len(topic))
+
+    @asynccontextmanager
+    async def keeping(self, outbox: Outbox, settings: RouteSettings) -> AsyncIterator[None]:
+        """While the block lasts, what cannot be published now waits in the outbox."""
+        link = self.inbox.link
+        async with outbox.open_route(settings, self._send_kept) as route:
+
+            def follow(connected: bool) -> None:
+                if connected:
+                    route.up()
+                else:
+                    route.down(link.reason)
+
+            self._route = route
+            link.on_change = follow
+            follow(link.connected)
+            try:
+                yield
+            finally:
+                link.on_change = do_nothing
+                self._route = None
+
+    async def _send_kept(self, entry: Entry) -> None:
+        link = self.inbox.link
+        message: Any = entry.payload
+        try:
+            if link.connected:
+                await link.publish(message["topic"], message["data"], message["qos"], message["retain"])
+                return
+        except BrokerAway:
+            if link.connected:  # it does not answer: this topic is tried again later
+                raise
+        raise Unreachable(f"not connected to broker {link.settings.broker}: {link.reason}")
 
     def _retain(self, metadata: Mapping[str, str]) -> bool:
         for key, value in metadata.items():
@@ -196,7 +260,7 @@ async def open_mqtt3_pubsub(context: ComponentContext) -> AsyncIterator[PubSub]:
     fields = Fields(context.metadata, _FIELDS, context.name)
     for line in fields.warnings():
         logger.warning("%s", line)
-    settings = read_settings(fields, context.app_id)
+    settings = read_settings(fields, context.name, context.app_id)
     failure: DriverError | None = None
     async with trio.open_nursery() as nursery:
         pubsub = Mqtt3PubSub(context.name, settings, nursery)
@@ -205,7 +269,10 @@ async def open_mqtt3_pubsub(context: ComponentContext) -> AsyncIterator[PubSub]:
         except DriverError as error:
             failure = error
         else:
-            yield pubsub
+            outbox = context.outbox
+            keeping = nullcontext() if outbox is None else pubsub.keeping(outbox, settings.route)
+            async with keeping:
+                yield pubsub
         nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
