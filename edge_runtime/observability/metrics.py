@@ -8,8 +8,10 @@ sets are counted under a single series whose labels read `other`, and `edge_metr
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, TypeVar
+
+from edge_runtime.observability.metric_rules import Rewrites, rewritten
 
 SERIES_MAX: Final = 2_000
 
@@ -120,6 +122,7 @@ class Metrics:
     def __init__(self, app_id: str | None = None, *, enabled: bool = True) -> None:
         self.app_id = app_id
         self.enabled = enabled
+        self.rewrites: Mapping[str, Rewrites] = {}  # of label values, by metric
         self._metrics: dict[str, Metric] = {}
         self._collectors: list[Callable[[], None]] = []
 
@@ -158,7 +161,9 @@ def render(views: Iterable[Metrics]) -> str:
         own = () if view.app_id is None else (("app_id", view.app_id),)
         for metric in view.all():
             lines = families.setdefault(metric.name, (metric.kind, []))[1]
-            for name, label_names, labels, value in metric.samples():
+            rewrites = view.rewrites.get(metric.name)
+            samples = metric.samples() if rewrites is None else rewritten(metric.samples(), rewrites)
+            for name, label_names, labels, value in samples:
                 pairs = sorted((*own, *zip(label_names, labels, strict=True)))
                 text = ",".join(f'{key}="{_escape(label)}"' for key, label in pairs)
                 lines.append(f"dapr_{name}{{{text}}} {_number(value)}" if text else f"dapr_{name} {_number(value)}")

@@ -51,6 +51,7 @@ from edge_runtime.config.settings import Configuration, Tracing
 from edge_runtime.model.errors import ConfigError
 from edge_runtime.model.ports import Handler, SecretStore
 from edge_runtime.observability.http_metrics import HttpMetricsSettings, HttpServerMetrics
+from edge_runtime.observability.metric_rules import rewrites_of
 from edge_runtime.observability.metrics import LATENCY_MS
 from edge_runtime.observability.trace import Tracer
 from edge_runtime.resiliency import Policies
@@ -365,6 +366,7 @@ class _Built:
 def _build(app: App, files: Files, opened: Mapping[str, Opened], channel: Channel | None, outside: _Outside) -> _Built:
     """The blocks of one app around its components, innermost first."""
     namespace = files.environment.namespace
+    app.metrics.rewrites = rewrites_of(files.configuration.metrics.rules)
     resiliencies = [(item.name, item.spec) for item in files.resources.resiliencies]
     sources = [item.source for item in files.resources.resiliencies]
     policies = Policies(resiliencies, app.metrics, app.app_id, namespace, sources)
