@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import trio
@@ -47,10 +48,12 @@ class ConnectFailed(DriverError):
 class Connection:
     """A plain TCP connection. One task may send while another receives."""
 
-    __slots__ = ("_socket",)
+    __slots__ = ("_socket", "idle_since")
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
+        # Of a server's connection: since when nothing goes on there, None while something does.
+        self.idle_since: Callable[[], float | None] | None = None
 
     def try_send(self, data: bytes) -> int:
         """Sends what the kernel takes at once; the number of bytes, perhaps 0. Raises OSError."""

@@ -55,6 +55,7 @@ class Connection:
         "_aborted",
         "_expects_continue",
         "_fd",
+        "_http2",
         "_local",
         "_peer",
         "_read_deadline",
@@ -84,6 +85,7 @@ class Connection:
         self._aborted = False
         self._responding = False  # something of the response is on its way
         self._watching: trio.CancelScope | None = None
+        self._http2: connections.Connection | None = None  # once it was handed over
         self.scope = trio.CancelScope()
         self.idle = True  # nothing of a request is here
         self.served = 0  # requests that have reached the handler
@@ -119,8 +121,12 @@ class Connection:
         """When this connection has waited long enough."""
         return min(self._read_deadline, self._write_deadline)
 
-    def idle_since(self) -> float:
-        """When an idle connection became idle."""
+    def idle_since(self) -> float | None:
+        """When it became idle; None when it is not."""
+        if self._http2 is not None:
+            return None if self._http2.idle_since is None else self._http2.idle_since()
+        if not self.idle:
+            return None
         limits = self._server.limits
         return self._read_deadline - (limits.idle_timeout_s if self.served else limits.header_read_timeout_s)
 
@@ -218,7 +224,8 @@ class Connection:
             return
         self.idle = False
         self._read_deadline = _NEVER
-        await on_http2(connections.Connection(self._sock), self._reader.unread(), self._peer, self._local)
+        self._http2 = connections.Connection(self._sock)
+        await on_http2(self._http2, self._reader.unread(), self._peer, self._local)
 
     async def _refuse(self, error: ProtocolError) -> None:
         """Answer input that is no request."""

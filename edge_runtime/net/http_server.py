@@ -11,6 +11,7 @@ import errno
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 import trio
@@ -202,8 +203,9 @@ class HttpServer:
 
     def _close_longest_idle(self) -> bool:
         """Make room, for several connections at once so that a flood of them is not a search each."""
-        idle = sorted((one for one in self._connections if one.idle), key=Connection.idle_since)
-        for connection in idle[: 1 + len(idle) // 16]:
+        looked_at = ((one.idle_since(), one) for one in self._connections)
+        idle = sorted(((since, one) for since, one in looked_at if since is not None), key=itemgetter(0))
+        for _, connection in idle[: 1 + len(idle) // 16]:
             self._connections.discard(connection)
             connection.scope.cancel()
         return bool(idle)

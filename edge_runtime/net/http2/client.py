@@ -140,8 +140,6 @@ async def open_http2_client(
             yield client
         except BaseException as error:
             failure = error  # raised behind the nursery, which would wrap it
-        if client.lost is None:
-            client.wire.go_away()
         client.end("the connection was closed")
     if failure is not None:
         raise failure

@@ -40,7 +40,11 @@ class Flusher(trio.abc.Instrument):
             dirty = self.dirty
             self.dirty = []
             for session in dirty:
-                session.flush()
+                try:
+                    session.flush()
+                except Exception as error:
+                    # Once a connection: trio takes an instrument that fails out of the loop, and all would fall silent.
+                    session.break_off(error)
 
 
 _flusher: Final[trio.lowlevel.RunVar[Flusher]] = trio.lowlevel.RunVar("http2_flusher")

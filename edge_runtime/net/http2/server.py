@@ -6,6 +6,7 @@ task with a scope of its own costs as much as a small call.
 
 from __future__ import annotations
 
+import contextvars
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -61,9 +62,11 @@ class Http2Server:
         """Serve until the connection has ended, and close it. `received` begins with HTTP/2's preface."""
         session = ServerSession(self, connection, self._limits, self._engine, peer, local)
         self._sessions.add(session)
+        connection.idle_since = session.idle_since
         try:
             await session.run(received)
         finally:
+            connection.idle_since = None
             self._sessions.discard(session)
             if self._draining and not self._sessions:
                 self._ended.set()
@@ -105,6 +108,11 @@ class ServerSession(Session):
         self._goodbye_at: float | None = None
         self._leaving = False  # the goodbye has gone through: the connection ends with its last stream
         self._nursery: trio.Nursery
+        self._context = contextvars.copy_context()
+
+    def idle_since(self) -> float | None:
+        """When the last stream ended; None while there is one."""
+        return None if self._running else self._idle_since
 
     def begin(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
@@ -128,15 +136,21 @@ class ServerSession(Session):
 
     async def _handle_streams(self, stream: Stream | None) -> None:
         """A task: handles one stream after the other, until one is cancelled or there are tasks enough."""
-        with trio.CancelScope() as scope:
-            while stream is not None:
-                await self._handle(stream, scope)
-                stream = None if scope.cancel_called else await self._next_stream()
+        try:
+            with trio.CancelScope() as scope:
+                while stream is not None:
+                    await self._handle(stream, scope)
+                    stream = None if scope.cancel_called else await self._next_stream()
+        except Exception:
+            # Once a stream that was cancelled, whose tasks may fail together with that.
+            _logger.exception("a stream of %s ended by an error of the server", self.peer or "a unix socket")
 
     async def _next_stream(self) -> Stream | None:
         if len(self._idle_tasks) >= _IDLE_TASKS_MAX:
             return None
-        self._idle_tasks.append(trio.lowlevel.current_task())
+        task = trio.lowlevel.current_task()
+        task.context = self._context.copy()  # what one handler sets the next shall not see
+        self._idle_tasks.append(task)
         stream: Stream = await trio.lowlevel.wait_task_rescheduled(self._forget_idle_tasks)
         return stream
 
@@ -202,8 +216,16 @@ class ServerSession(Session):
             self._leave()
 
     def _leave(self) -> None:
-        self.wire.failed = True  # nothing that comes is looked at: see the client off
-        self.end("the server closes the connection")
+        """End the connection, unless answers are still on their way: then the writer does."""
+        if self.lost is None:
+            self.flush()
+            if not self._blocked:
+                self.wire.failed = True  # nothing that comes is looked at: see the client off
+                self.end("the server closes the connection")
+
+    def sent_all(self) -> None:
+        if self._leaving and not self._running:
+            self._leave()
 
     def look(self, now: float) -> None:
         super().look(now)

@@ -18,7 +18,7 @@ from edge_runtime.net.http2.flushing import flusher
 from edge_runtime.net.http2.limits import Http2Limits
 from edge_runtime.net.http2.stream import Stream
 from edge_runtime.wire.http2 import ConnectionFault, Engine, Header, Http2Connection, engine
-from edge_runtime.wire.http2.codes import REFUSED_STREAM
+from edge_runtime.wire.http2.codes import REFUSED_STREAM, STREAM_ID_MAX
 
 _logger = logging.getLogger("dapr.runtime.http2")
 
@@ -27,6 +27,7 @@ _PIECE_BYTES: Final = 65536  # of a send that has to wait
 _LINGER_S: Final = 0.5
 _LINGER_BYTES: Final = 2**24
 _KEEPALIVE: Final = b"alive?\0\0"
+_CLOSED: Final = "the connection was closed"
 
 
 class Session:
@@ -65,7 +66,7 @@ class Session:
 
     async def run(self, received: bytes = b"") -> None:
         """Until the connection has ended; whatever ends it stays here."""
-        reason = "the connection was closed"
+        reason = _CLOSED
         self._flusher.join()
         try:
             with self._scope:
@@ -78,6 +79,8 @@ class Session:
                     self._scope.cancel()
         finally:
             self._lose(self.lost or reason)
+            if reason == _CLOSED and self.wire.goaway_last in (None, STREAM_ID_MAX):
+                self.wire.go_away()  # the end is our will, and the peer has not heard which streams we have looked at
             with trio.move_on_after(_LINGER_S, shield=True):
                 await self._say_last_words()
             self._connection.close()
@@ -127,8 +130,12 @@ class Session:
                 self._write_deadline = _NEVER
                 self._blocked = False
                 self._wake_senders()
+                self.sent_all()
         except OSError as error:
             self.end(f"the connection broke: {error.strerror or error}")
+
+    def sent_all(self) -> None:
+        """The writer has nothing left to send."""
 
     def _unpark(self, _: object) -> trio.lowlevel.Abort:
         self._parked_writer = None
@@ -208,6 +215,11 @@ class Session:
             self._token.run_sync_soon(self._wake_writer)
         elif self.senders:
             self._token.run_sync_soon(self._wake_senders)
+
+    def break_off(self, error: Exception) -> None:
+        """The flush failed by an error of ours."""
+        _logger.error("a connection with %s ended by an error of ours", self.peer or "a unix socket", exc_info=error)
+        self._token.run_sync_soon(self.end, "an error of ours")
 
     def room_for(self, stream: Stream) -> int:
         """How many bytes the stream may send now; not above 0 for none."""

@@ -7,7 +7,7 @@ One task may send while another receives.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import trio
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edge_runtime.net.http2.session import Session
+
+
+_SMALL_PIECE_BYTES: Final = 1024
 
 
 class Stream(StreamState):
@@ -106,6 +109,8 @@ class Stream(StreamState):
             self._refuse_to_send()
         self._session.wire.send_headers(self, headers, end)
         self._session.flush_soon()
+        if end and self._sender is not None:
+            self.wake_sender()  # to learn that nothing can follow
 
     def try_send_data(self, data: bytes, end: bool = False) -> bool:
         """Sends all of it or nothing, without waiting. False when the peer's credit or our buffer is too small."""
@@ -113,7 +118,7 @@ class Stream(StreamState):
             self._refuse_to_send()
         session = self._session
         size = len(data)
-        if size and (self._sender is not None or size > session.room_for(self)):
+        if self._sender is not None or (size and size > session.room_for(self)):
             return False
         session.wire.send_data(self, data, end)
         session.flush_soon()
@@ -123,6 +128,8 @@ class Stream(StreamState):
         """Sends all of it, waiting for credit and for room in the buffer."""
         if self.try_send_data(data, end):
             return
+        if self._sender is not None:
+            raise trio.BusyResourceError("another task sends on this stream")
         session = self._session
         rest = memoryview(data)
         while True:
@@ -144,8 +151,6 @@ class Stream(StreamState):
                 self._refuse_to_send()
 
     async def _wait_to_send(self) -> None:
-        if self._sender is not None:
-            raise trio.BusyResourceError("another task sends on this stream")
         self._sender = trio.lowlevel.current_task()
         self._session.senders[self] = None
         await trio.lowlevel.wait_task_rescheduled(self._stop_sending)
@@ -175,8 +180,12 @@ class Stream(StreamState):
     # --- for the session --------------------------------------------------------------------------------------------
 
     def put(self, data: bytes) -> None:
-        """Something has arrived."""
-        self._pieces.append(data)
+        """Something has arrived. Small pieces are joined: each as an object would take many times its bytes."""
+        pieces = self._pieces
+        if pieces and len(pieces[-1]) < _SMALL_PIECE_BYTES:
+            pieces[-1] += data
+        else:
+            pieces.append(data)
         self.wake_receiver()
 
     def discard(self) -> None:
