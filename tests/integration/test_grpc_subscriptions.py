@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ import grpc
 import pytest
 from google.rpc.error_details_pb2 import ErrorInfo, ResourceInfo
 from google.rpc.status_pb2 import Status
+from h2.connection import H2Connection
+from h2.events import RemoteSettingsChanged
 
 from tests.support.resources import broker, component, resiliency, resources_flags, write
 from tests.support.sidecar import SERVING, Program, Sidecar, free_port
@@ -331,3 +334,31 @@ def test_a_reload_makes_clients_come_again(tmp_path: Path) -> None:
             events = stream.events(2)
             assert sorted(numbers(events)) == sorted([3, *numbers([first])])
         assert sidecar.stop() == 0
+
+
+def test_flags_set_the_limits(tmp_path: Path) -> None:
+    flags = ("--subscription-streams", "1", "--subscription-stream-events", "2", "--grpc-calls-per-connection", "3")
+    with Sidecar(tmp_path, *flags) as sidecar, subscribed(sidecar.grpc_port, "one") as stream:
+        with TopicStream(sidecar.grpc_port, begin("two")) as refused:
+            error: Any = refused.end()
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "--subscription-streams" in error.details()
+        publish(sidecar, "one", *range(5))
+        for _ in range(2):
+            first, second = stream.events(2)
+            stream.answer(second)
+            stream.answer(first)
+        assert numbers([stream.event()]) == [4]
+        assert announced_streams(sidecar.grpc_port) == 3
+        assert sidecar.stop() == 0
+
+
+def announced_streams(port: int) -> int | None:
+    """How many streams the server says that a connection may have."""
+    connection = H2Connection()
+    connection.initiate_connection()
+    with socket.create_connection(("127.0.0.1", port), 30) as sock:
+        sock.sendall(connection.data_to_send())
+        while not any(isinstance(event, RemoteSettingsChanged) for event in connection.receive_data(sock.recv(65536))):
+            pass
+    return connection.remote_settings.max_concurrent_streams
