@@ -11,11 +11,12 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from edge_runtime.model.errors import DriverError, Overloaded, StoreUnavailable
 from edge_runtime.model.hlc import Clock, unpack
+from edge_runtime.store.faults import fault_of
 from edge_runtime.store.identity import Identity, open_identity
 from edge_runtime.store.log_clock import up_ms
 from edge_runtime.store.log_wakes import GroupLock
@@ -31,6 +32,7 @@ from edge_runtime.store.outbox_tables import (
     RouteRow,
     Row,
     base_of,
+    head_of,
     open_entry,
     route_checksum,
     route_is_whole,
@@ -63,6 +65,7 @@ NAME_BYTES_MAX: Final = 256
 KEY_BYTES_MAX: Final = 1024
 VACUUM_PAGES: Final = 256
 FREE_PAGES_MIN: Final = 256
+AROUND_MAX: Final = 8192  # places that are looked at one by one when some of them cannot be read
 
 _HEAD: Final = "SELECT id, size, at, attempts, key, hlc, epoch, priority"
 _APPEND: Final = (
@@ -73,7 +76,7 @@ _APPEND: Final = (
 )
 _READ_ALL: Final = f"{_HEAD} FROM outbox_entry WHERE id >= ? AND id < ? ORDER BY id LIMIT ?"
 _READ_OTHERS: Final = (
-    f"{_HEAD} FROM outbox_entry WHERE id >= ? AND id < ? AND key NOT IN (SELECT value FROM json_each(?))"
+    f"{_HEAD} FROM outbox_entry WHERE id >= ? AND id < ? AND key NOT IN (SELECT CAST(value AS BLOB) FROM json_each(?))"
     " ORDER BY id LIMIT ?"
 )
 _READ_KEY: Final = f"{_HEAD} FROM outbox_entry WHERE id >= ? AND id < ? AND key = ? ORDER BY id LIMIT ?"
@@ -164,7 +167,7 @@ class RouteStore:
         wall = time.time()
         at, hlc, epoch = outbox.now(), outbox.clock.now(int(wall * 1000)).pack(), outbox.identity.epoch
         record = seal_entry(self.id, key, at, hlc, epoch, size, Content(payload, wall))
-        row = (self.base, self.top, size, at, priority, key, hlc, epoch, record, self.id)
+        row = (self.base, self.top, size, at, priority, key.encode(), hlc, epoch, record, self.id)
         if room:
             removal = Removal(dropped=room)
             return await self.database.write(lambda conn: self._replace(conn, row, removal, wall), size_bytes=size)
@@ -180,18 +183,39 @@ class RouteStore:
         self, start: int, stop: int, limit: int, key: str | None = None, without: Sequence[str] = ()
     ) -> list[Head]:
         """Up to `limit` entries from `start` to before `stop`: of one key, or of all keys but `without`."""
+        try:
+            return self._read(start, stop, limit, key, without)
+        except DriverError as error:
+            if not _is_damage(error) or stop - start > AROUND_MAX:
+                raise
+            if stop - start == 1:
+                return []
+            logger.error("outbox route %s: damage near entry %d: %s", self.name, start, error)
+        heads: list[Head] = []
+        for place in range(start, stop):
+            heads += self.read(place, place + 1, 1, key, without)
+            if len(heads) == limit:
+                break
+        return heads
+
+    def _read(self, start: int, stop: int, limit: int, key: str | None, without: Sequence[str]) -> list[Head]:
         read = self.database.read
         if key is not None:
-            rows = read(_READ_KEY, (start, stop, key, limit))
+            rows = read(_READ_KEY, (start, stop, key.encode(), limit))
         elif without:
             rows = read(_READ_OTHERS, (start, stop, json.dumps(without), limit))
         else:
             rows = read(_READ_ALL, (start, stop, limit))
-        return [Head(*row) for row in rows]
+        return [head_of(row) for row in rows]
 
-    def records(self, ids: Iterable[int]) -> dict[int, bytes]:
-        """The records of these entries, as far as they are there."""
-        rows = self.database.read(_READ_RECORDS, (json.dumps(list(ids)),))
+    def records(self, ids: Sequence[int]) -> dict[int, bytes]:
+        """The records of these entries, as far as they are there. Raises DamagedRecord when one cannot be read."""
+        try:
+            rows = self.database.read(_READ_RECORDS, (json.dumps(ids),))
+        except DriverError as error:
+            if not _is_damage(error):
+                raise
+            raise DamagedRecord(str(error)) from error
         return {row[0]: row[1] for row in rows}
 
     def tail(self) -> int:
@@ -272,7 +296,7 @@ class RouteStore:
     def _trim_dead(self, connection: sqlite3.Connection, bytes_max: int, wall: float) -> list[Head]:
         """Too many dead letters: the oldest go, and the ledger says so."""
         rows = connection.execute(f"{_HEAD} FROM outbox_dead WHERE id > ? AND id < ? ORDER BY died_at, id", self._range)
-        heads = [Head(*row) for row in rows.fetchall()]
+        heads = [head_of(row) for row in rows.fetchall()]
         excess = sum(head.size for head in heads) - bytes_max
         gone: list[Head] = []
         for head in heads:
@@ -294,7 +318,7 @@ class RouteStore:
         """The oldest entries of one priority; None are those of the route's own."""
         where = "priority IS NULL" if priority is None else f"priority = {int(priority)}"
         sql = f"{_HEAD} FROM outbox_entry WHERE {where} AND id >= ? AND id < ? ORDER BY id LIMIT ?"
-        return [Head(*row) for row in self.database.read(sql, (start, self.top, limit))]
+        return [head_of(row) for row in self.database.read(sql, (start, self.top, limit))]
 
     # --- dead letters
 
@@ -302,7 +326,7 @@ class RouteStore:
         """In the order of their sequences."""
         sql = f"{_HEAD}, reason, died_at, record FROM outbox_dead WHERE id > ? AND id < ? ORDER BY id LIMIT ?"
         rows = self.database.read(sql, (max(self.base, after), self.top, limit))
-        return [DeadLetter(Head(*row[:8]), row[8], row[9], _content(Head(*row[:8]), row[10])) for row in rows]
+        return [DeadLetter(head_of(row), row[8], row[9], _content(head_of(row), row[10])) for row in rows]
 
     async def revive(self, ids: Sequence[int] | None) -> list[Head]:
         """Dead letters become entries again, in their old places; None is all of them."""
@@ -316,7 +340,7 @@ class RouteStore:
             content = _content(dead, record)
             if content is not None:
                 head = dead._replace(at=self.outbox.now(), attempts=0)
-                columns = (head.id, 0, head.size, head.at, 0, head.priority, head.key, head.hlc, head.epoch)
+                columns = (head.id, 0, head.size, head.at, 0, head.priority, head.key.encode(), head.hlc, head.epoch)
                 sealed = seal_entry(self.id, head.key, head.at, head.hlc, head.epoch, head.size, content)
                 connection.execute("INSERT INTO outbox_entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*columns, sealed))
                 connection.execute("DELETE FROM outbox_dead WHERE id = ?", (head.id,))
@@ -339,7 +363,7 @@ class RouteStore:
         wanted = "" if ids is None else " AND id IN (SELECT value FROM json_each(?))"
         args = self._range if ids is None else (*self._range, json.dumps(list(ids)))
         sql = f"{_HEAD}, record FROM outbox_dead WHERE id > ? AND id < ?{wanted} ORDER BY id"
-        return [(Head(*row[:8]), row[8]) for row in connection.execute(sql, args).fetchall()]
+        return [(head_of(row), row[8]) for row in connection.execute(sql, args).fetchall()]
 
     def dropped(self) -> dict[str, tuple[int, int]]:
         """(entries, bytes) by reason."""
@@ -433,6 +457,15 @@ def _latest(ask: Ask) -> tuple[int, int]:
         latest_at = max(latest_at, at, tail[0][2] if tail else 0)
         latest_hlc = max(latest_hlc, hlc, tail[0][3] if tail else 0)
     return latest_at, latest_hlc
+
+
+def _is_damage(error: DriverError) -> bool:
+    """Was it what the file holds, rather than its medium or a lock?"""
+    cause = error.__cause__
+    if not isinstance(cause, sqlite3.Error):
+        return False
+    fault = fault_of(cause)
+    return fault is None or fault.damaged
 
 
 def _append(connection: sqlite3.Connection, row: Row) -> int:

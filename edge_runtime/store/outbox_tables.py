@@ -29,12 +29,12 @@ CREATE TABLE outbox_route (
     last_hlc INTEGER NOT NULL, crc INTEGER NOT NULL);
 CREATE TABLE outbox_entry (
     id INTEGER PRIMARY KEY, end_bytes INTEGER NOT NULL, size INTEGER NOT NULL, at INTEGER NOT NULL,
-    attempts INTEGER NOT NULL, priority INTEGER, key TEXT NOT NULL, hlc INTEGER NOT NULL, epoch INTEGER NOT NULL,
+    attempts INTEGER NOT NULL, priority INTEGER, key BLOB NOT NULL, hlc INTEGER NOT NULL, epoch INTEGER NOT NULL,
     record BLOB NOT NULL);
 CREATE INDEX outbox_entry_priority ON outbox_entry (priority) WHERE priority IS NOT NULL;
 CREATE TABLE outbox_dead (
     id INTEGER PRIMARY KEY, size INTEGER NOT NULL, at INTEGER NOT NULL, attempts INTEGER NOT NULL, priority INTEGER,
-    key TEXT NOT NULL, hlc INTEGER NOT NULL, epoch INTEGER NOT NULL, reason TEXT NOT NULL, died_at REAL NOT NULL,
+    key BLOB NOT NULL, hlc INTEGER NOT NULL, epoch INTEGER NOT NULL, reason TEXT NOT NULL, died_at REAL NOT NULL,
     record BLOB NOT NULL);
 CREATE TABLE outbox_drop (
     id INTEGER PRIMARY KEY, route INTEGER NOT NULL, reason TEXT NOT NULL, entries INTEGER NOT NULL,
@@ -88,6 +88,12 @@ class Content(NamedTuple):
 
     payload: Mapping[str, Any] | bytes
     wall: float
+
+
+def head_of(row: Row) -> Head:
+    """The first columns of a row. A key that is damaged may be no text any more."""
+    entry_id, size, at, attempts, key, hlc, epoch, priority = row[:8]
+    return Head(entry_id, size, at, attempts, bytes(key).decode(errors="replace"), hlc, epoch, priority)
 
 
 def base_of(route_id: int) -> int:

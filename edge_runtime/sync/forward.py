@@ -323,7 +323,7 @@ class OpenRoute:
             else:
                 found = self.store.lowest(rank, start, _ROOM_MAX)
             for head in found:
-                if needed + spare <= 0 or (needed <= 0 and len(heads) >= _ROOM_MAX):
+                if needed <= 0 and (head.size - needed > spare or len(heads) >= _ROOM_MAX):
                     return needed
                 if head.id not in self._gone and head.id not in self._plan.flying:
                     heads.append(head)
@@ -473,7 +473,10 @@ class OpenRoute:
             if room < 0:
                 break
             wanted.append(head)
-        records = self.store.records(head.id for head in wanted) if wanted else {}
+        try:
+            records = self.store.records([head.id for head in wanted]) if wanted else {}
+        except DamagedRecord:
+            return
         for head in wanted:
             record = records.get(head.id)
             if record is not None:
@@ -512,23 +515,41 @@ class OpenRoute:
 
     async def _send_on(self, item: Item | None) -> None:
         """Send one after the other as long as it is this route's turn."""
-        turns, plan = self._shared.turns, self._plan
+        plan = self._plan
         sends = 0
         try:
             while item is not None:
                 await self._send(item)
-                item = None
                 sends += 1
                 if sends % _BREATHE_EVERY == 0:
                     await trio.lowlevel.checkpoint()
-                if turns.contended or not self._may_send():
-                    break
                 if plan.low and not plan.has_work(self.now()):
                     self._fill_more()
+                if not self._may_go_on():
+                    return
                 item = plan.take(self.now())
-        finally:
+        except BaseException:
             self._end_turn()
-            self.wake()
+            raise
+        self._end_turn()
+        self.wake()
+
+    def _may_go_on(self) -> bool:
+        """Is it still this route's turn? If not, it has been given back."""
+        turns = self._shared.turns
+        if not self._may_send():
+            self._end_turn()
+        elif not turns.contended:
+            return True
+        elif not self._plan.has_work(self.now()):
+            self._end_turn()
+        else:
+            winner = turns.pass_on(self.store.id, self.settings.priority)
+            if winner is None:
+                return True
+            self._shared.wake(winner)
+        self.wake()
+        return False
 
     async def _send(self, item: Item) -> None:
         """One entry, and what becomes of it."""
@@ -575,11 +596,11 @@ class OpenRoute:
         found = self._forget_payload(item.sequence)
         if found is not None:
             return found
-        heads = self.store.read(item.sequence, item.sequence + 1, 1)
-        records = self.store.records((item.sequence,))
-        if not heads or item.sequence not in records:
-            return None
         try:
+            heads = self.store.read(item.sequence, item.sequence + 1, 1)
+            records = self.store.records((item.sequence,))
+            if not heads or item.sequence not in records:
+                return None
             return heads[0], open_entry(heads[0], records[item.sequence])
         except DamagedRecord:
             return None
@@ -772,6 +793,10 @@ class OpenRoute:
             start = heads[-1].id + 1
             yield [head for head in heads if self._idle(head)]
 
+    def is_done_with(self, head: Head) -> bool:
+        """It is on disk only until the next removal."""
+        return head.id in self._gone
+
     def _idle(self, head: Head) -> bool:
         return head.id not in self._gone and head.id not in self._plan.flying
 
@@ -823,7 +848,9 @@ class Outbox:
     def entries(self, route: str, after: int = 0, limit: int = 100) -> list[Head]:
         """What waits, the oldest first, from behind `after` on."""
         store = self._shared.store.look(route)
-        return [] if store is None else store.read(max(store.base, after + 1), store.top, limit)
+        heads = [] if store is None else store.read(max(store.base, after + 1), store.top, limit)
+        opened = self._shared.routes.get(route)
+        return heads if opened is None else [head for head in heads if not opened.is_done_with(head)]
 
     def dead_letters(self, route: str, after: int = 0, limit: int = 100) -> list[DeadLetter]:
         """What was given up, with the reasons."""

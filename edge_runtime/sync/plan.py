@@ -429,6 +429,15 @@ class Turns:
         self._granted[route] = self._granted.get(route, 0) + 1
         return route
 
+    def pass_on(self, route: int, priority: int) -> int | None:
+        """The route has sent one and wants to go on. None: it may. Else it waits, and this is whose turn it is."""
+        self._waiting.setdefault(route, priority)
+        winner = self.give_back()
+        if winner == route:
+            self.ask(route, priority)
+            return None
+        return winner
+
     def withdraw(self, route: int) -> list[int]:
         """The route wants nothing any more; the routes that get what was granted to it."""
         self._waiting.pop(route, None)
