@@ -91,10 +91,11 @@ class _Publish:
 class _Wish:
     """A subscription that should exist on the broker."""
 
-    __slots__ = ("answered", "qos", "refused")
+    __slots__ = ("answered", "qos", "refused", "session")
 
     def __init__(self, qos: int) -> None:
         self.qos = qos
+        self.session = 0  # on which connection it was asked for
         self.answered = trio.Event()
         self.refused = trio.Event()
 
@@ -222,10 +223,13 @@ class Link:
             self._engine.unsubscribe(pattern)
 
     def _ask(self, wishes: dict[str, _Wish]) -> None:
-        if wishes:
-            _, packet_id = self._engine.subscribe([(pattern, wish.qos) for pattern, wish in wishes.items()])
+        fresh = {pattern: wish for pattern, wish in wishes.items() if wish.session != self._session}
+        if fresh:
+            _, packet_id = self._engine.subscribe([(pattern, wish.qos) for pattern, wish in fresh.items()])
             if packet_id is not None:
-                self._asked[packet_id] = list(wishes.values())
+                self._asked[packet_id] = list(fresh.values())
+                for wish in fresh.values():
+                    wish.session = self._session
                 self._poke()
 
     async def wait_connected(self) -> None:
