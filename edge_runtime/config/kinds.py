@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 INIT_TIMEOUT_S: Final = 5.0
 V1: Final = "dapr.io/v1alpha1"
 V2: Final = "dapr.io/v2alpha1"
+EDGE_V1: Final = "edge-runtime.io/v1alpha1"
 
 
 class MetadataItem(NamedTuple):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from edge_runtime.config import yaml
 from edge_runtime.config.documents import (
@@ -22,6 +22,7 @@ from edge_runtime.config.documents import (
 )
 from edge_runtime.config.fields import Fields
 from edge_runtime.config.kinds import (
+    EDGE_V1,
     V1,
     V2,
     BulkSubscribe,
@@ -35,6 +36,9 @@ from edge_runtime.config.kinds import (
 from edge_runtime.config.values import nearest
 from edge_runtime.config.yaml import Chunk, Table
 from edge_runtime.model.errors import ConfigError
+
+if TYPE_CHECKING:
+    from edge_runtime.config.links import CloudLink
 
 __all__ = [
     "BulkSubscribe",
@@ -75,6 +79,7 @@ class Resources(NamedTuple):
     later: tuple[LaterResource, ...] = ()
     warnings: tuple[str, ...] = ()
     has_components: bool = False
+    links: tuple[CloudLink, ...] = ()
 
 
 class _Named(Protocol):
@@ -161,6 +166,7 @@ class _Loader:
         self._resiliencies: list[Resiliency] = []
         self._later: list[LaterResource] = []
         self._has_components = False
+        self._links: dict[str, CloudLink] = {}
 
     def result(self) -> Resources:
         return Resources(
@@ -171,6 +177,7 @@ class _Loader:
             tuple(self._later),
             (*self.warnings, *([self._endpoint_error] if self._endpoint_error else [])),
             self._has_components,
+            tuple(self._links.values()),
         )
 
     def read_file(self, path: str) -> None:
@@ -226,7 +233,7 @@ class _Loader:
             self.warnings.append(
                 f"{where}: {kind} with apiVersion {api_version!r} is left out; expected {' or '.join(versions)}"
             )
-        elif api_version in (V1, V2) and kind != "Configuration":
+        elif api_version in (V1, V2, EDGE_V1) and kind != "Configuration":
             self.warnings.append(f"{where}: unknown kind {kind!r} is left out{nearest(kind, kinds)}")
 
     def _in_scope(self, item: _Named) -> bool:
@@ -277,6 +284,20 @@ class _Loader:
         if self._in_scope(resiliency):
             self._resiliencies.append(resiliency)
 
+    def take_link(self, root: Table, notes: list[str], first: bool) -> None:
+        from edge_runtime.config.links import read_cloud_link  # nodes without a link have no use for it
+
+        link = read_cloud_link(root, notes)
+        if not self._in_namespace(link.namespace) or not self._in_scope(link):
+            return
+        earlier = self._links.get(link.name)
+        if earlier is not None:
+            raise ConfigError(
+                f"{link.source}: CloudLink {link.name!r} is already defined in {earlier.source}; "
+                "rename or remove one of them"
+            )
+        self._links[link.name] = link
+
     def take_later(self, root: Table, notes: list[str], first: bool) -> None:
         head = read_head(root, notes)
         if self._in_scope(head) and self._in_namespace(head.namespace):
@@ -295,4 +316,5 @@ _KINDS: Final[dict[tuple[str, str], Callable[[_Loader, Table, list[str], bool], 
     (V1, "Resiliency"): _Loader.take_resiliency,
     (V1, "MCPServer"): _Loader.take_later,
     (V1, "WorkflowAccessPolicy"): _Loader.take_later,
+    (EDGE_V1, "CloudLink"): _Loader.take_link,
 }
