@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-from collections.abc import Callable
-from typing import Final, NamedTuple
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, NamedTuple
 
 import trio
 
@@ -120,6 +120,10 @@ class Connection:
         except OSError:
             pass  # the peer was faster
 
+    def detach(self) -> socket.socket:
+        """The socket itself, for who goes on with it in another way."""
+        return self._socket
+
     def close(self) -> None:
         if self._socket.fileno() >= 0:
             trio.lowlevel.notify_closing(self._socket)
@@ -131,7 +135,7 @@ class TlsConnection(Connection):
 
     __slots__ = ("_stream",)
 
-    def __init__(self, sock: socket.socket, stream: trio.SSLStream[trio.SocketStream]) -> None:
+    def __init__(self, sock: socket.socket, stream: trio.SSLStream[Any]) -> None:
         super().__init__(sock)
         self._stream = stream
 
@@ -180,6 +184,10 @@ async def open_connection(origin: Origin, tls: ssl.SSLContext | None, timeout_s:
         raise ConnectFailed(f"dial tcp {origin}: tls: {error.__cause__ or error}") from error
     except OSError as error:
         raise ConnectFailed(f"dial tcp {origin}: connect: {_reason(error)}") from error
+
+
+# Makes the connections of a client: `open_connection`, or what goes another way.
+Dial = Callable[[Origin, "ssl.SSLContext | None", float], Awaitable[Connection]]
 
 
 def _reason(error: OSError) -> str:

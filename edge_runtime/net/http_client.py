@@ -22,7 +22,7 @@ import trio
 
 from edge_runtime.model.errors import DriverError
 from edge_runtime.model.http import EMPTY, Body, Request, Response
-from edge_runtime.net.connections import CONNECT_TIMEOUT_S, Connection, Origin, checking_tls, open_connection
+from edge_runtime.net.connections import CONNECT_TIMEOUT_S, Connection, Dial, Origin, checking_tls, open_connection
 from edge_runtime.net.stream import IteratorBody
 from edge_runtime.wire.headers import response_headers
 from edge_runtime.wire.http1 import (
@@ -87,8 +87,11 @@ class _Line:
 class HttpClient:
     """Sends requests; made by `open_http_client`. `origin` says where to, the request's target what for."""
 
-    def __init__(self, limits: ClientLimits, tls: Callable[[], ssl.SSLContext], uploads: trio.Nursery) -> None:
+    def __init__(
+        self, limits: ClientLimits, tls: Callable[[], ssl.SSLContext], dial: Dial, uploads: trio.Nursery
+    ) -> None:
         self._limits = limits
+        self._dial = dial
         self._make_tls = tls
         self._tls: ssl.SSLContext | None = None
         self._uploads = uploads
@@ -153,7 +156,7 @@ class HttpClient:
         tls = None
         if origin.scheme == "https":
             tls = self._tls = self._tls or self._make_tls()
-        connection = await open_connection(origin, tls, self._limits.connect_timeout_s)
+        connection = await self._dial(origin, tls, self._limits.connect_timeout_s)
         return _Line(origin, connection, new_response_reader(self._reader_limits))
 
     def _finish(self, line: _Line, keep_alive: bool) -> None:
@@ -379,12 +382,14 @@ def _reason(error: BaseException) -> str:
 
 @asynccontextmanager
 async def open_http_client(
-    limits: ClientLimits = _DEFAULT_LIMITS, tls: Callable[[], ssl.SSLContext] = checking_tls
+    limits: ClientLimits = _DEFAULT_LIMITS,
+    tls: Callable[[], ssl.SSLContext] = checking_tls,
+    dial: Dial = open_connection,
 ) -> AsyncIterator[HttpClient]:
     """A client for as long as the block lasts. `tls` makes the settings for https, when the first such call comes."""
     failure: Exception | None = None
     async with trio.open_nursery() as uploads:
-        client = HttpClient(limits, tls, uploads)
+        client = HttpClient(limits, tls, dial, uploads)
         try:
             yield client
         except Exception as error:

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from edge_runtime.net.connections import CONNECT_TIMEOUT_S, ConnectFailed, Connection, Origin, open_connection
+from edge_runtime.net.connections import CONNECT_TIMEOUT_S, ConnectFailed, Connection, Dial, Origin, open_connection
 from edge_runtime.net.http2.errors import ConnectionLost, StreamReset
 from edge_runtime.net.http2.limits import Http2Limits
 from edge_runtime.net.http2.session import Session
@@ -123,12 +123,13 @@ async def open_http2_client(
     *,
     timeout_s: float = CONNECT_TIMEOUT_S,
     engine: Engine | None = None,
+    dial: Dial = open_connection,
 ) -> AsyncIterator[Http2Client]:
     """A connection for as long as the body lasts; when it is lost the body goes on, and `usable` says so.
 
     `tls` has to offer "h2" by ALPN (see `http2_tls`). The limits' keep-alive is off unless it is given.
     """
-    connection = await open_connection(origin, tls, timeout_s)
+    connection = await dial(origin, tls, timeout_s)
     if tls is not None and connection.alpn != "h2":
         connection.close()
         raise ConnectFailed(f"dial tcp {origin}: the server does not speak HTTP/2")
