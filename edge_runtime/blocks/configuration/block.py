@@ -238,8 +238,9 @@ class Configuration:
         name = subscription.name
 
         async def begin() -> None:
-            if len(self._open) >= self._limits.subscriptions_max:
-                raise Overloaded(f"there are {len(self._open)} subscriptions, which is the limit")
+            count = max(len(self._open), len(self._kept))
+            if count >= self._limits.subscriptions_max:
+                raise Overloaded(f"there are {count} subscriptions, which is the limit")
             await nursery.start(self._follow, subscription)
 
         try:
