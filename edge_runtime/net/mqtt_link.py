@@ -585,15 +585,19 @@ async def _open_tcp(settings: LinkSettings) -> trio.SocketStream:
     async with open_route_changes() as changes:
         while True:
             opened: trio.SocketStream | None = None
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_cancel_after_change, changes, nursery.cancel_scope)
-                try:
-                    opened = await trio.open_tcp_stream(settings.host, settings.port)
-                except OSError as error:
-                    failure: OSError | None = error
-                else:
-                    failure = None
-                nursery.cancel_scope.cancel()
+            failure: OSError | None = None
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_cancel_after_change, changes, nursery.cancel_scope)
+                    try:
+                        opened = await trio.open_tcp_stream(settings.host, settings.port)
+                    except OSError as error:
+                        failure = error
+                    nursery.cancel_scope.cancel()
+            except BaseException:
+                if opened is not None:
+                    opened.socket.close()
+                raise
             if opened is not None:
                 return opened
             if failure is not None:

@@ -76,7 +76,8 @@ async def test_published_while_the_broker_is_gone(tmp_path: Path) -> None:
                 await broker.publish("a", data, {})
             mosquitto.start()
             await inbox.wait_for_all(numbered(10))
-    assert inbox.data == numbered(10)
+    # The broker may have stopped before it knew that the first was acknowledged.
+    assert list(dict.fromkeys(inbox.data)) == numbered(10)
 
 
 async def test_a_full_outbox_refuses(tmp_path: Path) -> None:
