@@ -115,7 +115,7 @@ async def test_all_subscriptions_are_made_again() -> None:
 
 @pytest.mark.parametrize("code", [1, 2, 4, 5])
 async def test_refused_connections_are_told(code: int) -> None:
-    async with setting() as there:
+    async with setting(reconnect_first_s=0.1, reconnect_most_s=0.1) as there:
         await there.peer(bytes((0x20, 2, 0, code)))
         await there.link.tried.wait()
         assert there.link.refused is not None
