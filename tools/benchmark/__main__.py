@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from tools.benchmark import load, process
 from tools.benchmark.grpc_rows import GROUPS as GRPC_GROUPS
 from tools.benchmark.grpc_rows import GrpcBench, GrpcTarget
+from tools.benchmark.outbox import outbox_rows
 
 VALUE = json.dumps({"id": 1, "text": "x" * 70}).encode()
 KEYS = 1_000
@@ -377,7 +378,9 @@ def folder(directory: str, name: str) -> str:
 def run_own(options: argparse.Namespace) -> list[Row]:
     report = Report(options.only)
     with tempfile.TemporaryDirectory(prefix="edge-bench-", dir=options.directory) as directory:
-        if not options.only or set(options.only) - set(GRPC_GROUPS):
+        if report.wants("outbox"):
+            outbox_rows(report.add, directory, options.backlog)
+        if not options.only or set(options.only) - {"outbox", *GRPC_GROUPS}:
             http_rows(options, report, directory)
         if report.wants("grpc-idle"):
             grpc_idle(report, directory)
@@ -452,10 +455,11 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--only",
         action="append",
         default=[],
-        choices=("health", "read", "write", "publish", "invoke", "large", "start", "apps", *GRPC_GROUPS),
+        choices=("health", "read", "write", "publish", "invoke", "large", "start", "apps", "outbox", *GRPC_GROUPS),
         help="may be repeated; everything when left out",
     )
     parser.add_argument("--large-bytes", type=int, default=1_000_000_000)
+    parser.add_argument("--backlog", type=int, default=1_000_000, help="entries that wait in the rows of the outbox")
     parser.add_argument("--directory", default=None, help="where the databases go; its disk is what is measured")
     parser.add_argument("--json", action="store_true", help="the rows on standard output as JSON")
     options = parser.parse_args(argv)

@@ -1,0 +1,107 @@
+"""What the routes of one outbox have in common: limits, metrics, turns, and how a route is told of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from edge_runtime.model.errors import BadMetadata
+from edge_runtime.observability.metrics import Metrics
+from edge_runtime.store.outbox import Head, OutboxStore
+from edge_runtime.sync.plan import Turns
+
+
+class OutboxLimits(NamedTuple):
+    """Of all routes together: `slots` sends at once. What was sent is removed after `flush_after_s`, or `flush_max`.
+
+    Nothing more is sent while `unflushed_max` could not be removed. Space is given back after `rest_s` of quiet.
+    """
+
+    slots: int = 64
+    flush_after_s: float = 0.1
+    flush_max: int = 256
+    unflushed_max: int = 4096
+    payload_bytes_max: int = 256 * 1024
+    rest_s: float = 1.0
+    retry_s: float = 1.0
+    close_timeout_s: float = 5.0
+
+
+class RouteState(NamedTuple):
+    """A route as it stands."""
+
+    name: str
+    up: bool
+    reason: str
+    entries: int
+    bytes: int
+    in_flight: int
+    oldest_age_s: float
+    dead_entries: int
+
+
+class EntryTooLarge(BadMetadata):
+    """A single entry is over the route's whole limit."""
+
+
+class Numbers:
+    """The metrics of all routes."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.forwarded = metrics.counter("edge_outbox_forwarded_total", "route")
+        self.failed = metrics.counter("edge_outbox_failed_attempts_total", "route")
+        self.refused = metrics.counter("edge_outbox_refused_total", "route")
+        self.dropped = metrics.counter("edge_outbox_dropped_total", "route", "reason")
+        self.dropped_bytes = metrics.counter("edge_outbox_dropped_bytes_total", "route", "reason")
+        self.entries = metrics.gauge("edge_outbox_entries", "route")
+        self.bytes = metrics.gauge("edge_outbox_bytes", "route")
+        self.oldest = metrics.gauge("edge_outbox_oldest_age_seconds", "route")
+        self.dead = metrics.gauge("edge_outbox_dead_letters", "route")
+        self.up = metrics.gauge("edge_outbox_link_up", "route")
+
+    def count_drops(self, route: str, reason: str, heads: Sequence[Head]) -> None:
+        if heads:
+            self.dropped.add((route, reason), len(heads))
+            self.dropped_bytes.add((route, reason), sum(head.size for head in heads))
+
+    def show(self, route: Sharing) -> None:
+        """For gauges, when somebody looks."""
+        state, labels = route.state(), (route.name,)
+        self.entries.set(state.entries, labels)
+        self.bytes.set(state.bytes, labels)
+        self.oldest.set(state.oldest_age_s, labels)
+        self.dead.set(state.dead_entries, labels)
+        self.up.set(state.up, labels)
+
+
+class Sharing(Protocol):
+    """A route, as far as the others are concerned with it."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    def state(self) -> RouteState: ...
+    def wake(self) -> None: ...
+
+
+class Shared(NamedTuple):
+    """What the routes of one outbox have in common."""
+
+    store: OutboxStore
+    limits: OutboxLimits
+    turns: Turns
+    numbers: Numbers
+    routes: Mapping[str, Sharing]
+    chance: Callable[[], float]
+
+    def show(self) -> None:
+        """Before the metrics are read."""
+        for route in self.routes.values():
+            self.numbers.show(route)
+
+    def wake(self, route_id: int | None) -> None:
+        """It is the route's turn."""
+        for route in self.routes.values():
+            if route.id == route_id:
+                route.wake()
