@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from edge_runtime.observability.grpc_metrics import METHOD_MAX
 from edge_runtime.observability.metrics import SIZE_BYTES, Metrics
 from edge_runtime.wire.grpc.status import code_name
 
@@ -20,7 +21,7 @@ class GrpcClientMetrics:
 
     def record(self, method: str, code: int, started: float, sent: int, received: int) -> None:
         """`method` is the whole path, `started` by the monotonic clock, sizes are of messages."""
-        labels = (method, code_name(code))
+        labels = (method if len(method) <= METHOD_MAX else "other", code_name(code))
         self._completed.add(labels)
         self._latency.observe(int((time.monotonic() - started) * 1000), labels)
         self._sent.observe(sent, labels[:1])

@@ -15,6 +15,8 @@ from edge_runtime.wire.grpc.status import code_name
 # Which code an app ends a proxied call with is its choice; all that gRPC does not know are counted as one.
 _CODE_MAX: Final = 16
 _NO_CODE: Final = 2  # Unknown
+# So is its path; a longer one than this has no series of its own.
+METHOD_MAX: Final = 256
 
 
 class _Entry:
@@ -53,6 +55,8 @@ class GrpcServerMetrics:
     def _entry(self, key: tuple[str, int]) -> _Entry:
         if not 0 <= key[1] <= _CODE_MAX:
             key = (key[0], _NO_CODE)
+        if len(key[0]) > METHOD_MAX:
+            key = ("other", key[1])
         if len(self._entries) >= SERIES_MAX and key not in self._entries:
             key = ("other", key[1])  # a proxied call's path is the caller's choice
         return self._entries.setdefault(key, _Entry(len(self._buckets)))

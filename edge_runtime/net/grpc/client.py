@@ -42,6 +42,7 @@ _NO_ERROR: Final = 0
 # Before a call is sent again that was surely not processed: a server may refuse a stream when it has just ended one.
 _PAUSES_S: Final = (0.001, 0.005, 0.025, 0.125)
 _HEADS_MAX: Final = 256  # paths whose headers are kept ready
+_KEPT_PATH_MAX: Final = 256  # characters; a longer one is some caller's choice
 _USER_AGENT: Final = f"edge-runtime/{__version__}".encode()
 _LATE: Final = Ending(codes.DEADLINE_EXCEEDED, "context deadline exceeded")
 _NO_TRAILERS: Final = Ending(codes.INTERNAL, "server closed the stream without sending trailers")
@@ -198,9 +199,7 @@ class GrpcClient:
         return [*head, *encode_metadata(metadata)] if metadata else head
 
     def _new_head(self, path: str) -> list[Field]:
-        if len(self._heads) >= _HEADS_MAX:
-            self._heads.clear()
-        head = self._heads[path] = [
+        head = [
             (b":method", b"POST"),
             (b":scheme", b"http" if self._tls is None else b"https"),
             (b":path", path.encode()),
@@ -209,6 +208,10 @@ class GrpcClient:
             (b"user-agent", _USER_AGENT),
             (b"te", b"trailers"),
         ]
+        if len(path) <= _KEPT_PATH_MAX:
+            if len(self._heads) >= _HEADS_MAX:
+                self._heads.clear()
+            self._heads[path] = head
         return head
 
     def _serialized(self, request: Message | bytes) -> bytes:

@@ -214,9 +214,11 @@ async def test_calls_are_counted() -> None:
         with pytest.raises(RpcError):
             await event(channel)
         channel.count("/t.T/Any", 0, 0.0, 5, 2000)
+        channel.count("/t.T/" + "x" * 300, 0, 0.0, 5, 2000)
     page = render([metrics])
     labels = f'app_id="app",grpc_client_method="{EVENT}",grpc_client_status="NotFound"'
     assert f"dapr_grpc_io_client_completed_rpcs{{{labels}}} 1" in page
     assert f"dapr_grpc_io_client_roundtrip_latency_count{{{labels}}} 1" in page
     assert f'dapr_grpc_io_client_sent_bytes_per_rpc_sum{{app_id="app",grpc_client_method="{EVENT}"}} 3' in page
     assert 'dapr_grpc_io_client_received_bytes_per_rpc_sum{app_id="app",grpc_client_method="/t.T/Any"} 2000' in page
+    assert 'dapr_grpc_io_client_received_bytes_per_rpc_sum{app_id="app",grpc_client_method="other"} 2000' in page

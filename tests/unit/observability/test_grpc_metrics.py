@@ -68,3 +68,11 @@ def test_codes_that_grpc_does_not_know_are_one() -> None:
     for code in (2, 17, 99, 4294967295, -1):
         server.record(GET, code, 0, 0, 0)
     assert any('grpc_server_status="Unknown"} 5' in line for line in page(metrics))
+
+
+def test_long_paths_have_no_series_of_their_own() -> None:
+    metrics = Metrics("me")
+    server = GrpcServerMetrics(metrics)
+    for number in range(3):
+        server.record(f"/a.B/{number}" + "x" * 300, 0, 0, 1, 1)
+    assert 'grpc_server_method="other",grpc_server_status="OK"} 3' in render([metrics])
