@@ -75,8 +75,10 @@ class H2cClient:
             head = read_response(await stream.response())
             return await self._answer(origin, stream, upload, head)
         except Http2Error as error:
-            if upload is not None and upload.error is not None:
-                raise upload.error from None
+            if upload is not None:
+                upload.scope.cancel()
+                if upload.error is not None:
+                    raise upload.error from None
             raise ExchangeFailed(f"{request.method} {origin}: {error}", unprocessed=error.unprocessed) from error
         except BaseException:
             if stream is not None:

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 
 from edge_runtime import __version__
 from edge_runtime.model.errors import DriverError
-from edge_runtime.net.connections import CONNECT_TIMEOUT_S, ConnectFailed
+from edge_runtime.net.connections import CONNECT_TIMEOUT_S, ConnectFailed, open_connection
 from edge_runtime.net.grpc.limits import GrpcLimits
 from edge_runtime.net.http2 import Http2Error, Http2Limits, StreamReset, open_http2_client
 from edge_runtime.wire.grpc import status as codes
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from edge_runtime.net.connections import Origin
+    from edge_runtime.net.connections import Dial, Origin
     from edge_runtime.net.http2 import Http2Client, Stream
 
 M = TypeVar("M", bound="Message")
@@ -38,6 +38,7 @@ Pairs = Iterable[tuple[str, str | bytes]]
 Metadata = Sequence[tuple[str, str | bytes]]
 
 _CANCEL: Final = 8
+_TURN: Final = 63  # messages, and one more
 _NO_ERROR: Final = 0
 # Before a call is sent again that was surely not processed: a server may refuse a stream when it has just ended one.
 _PAUSES_S: Final = (0.001, 0.005, 0.025, 0.125)
@@ -110,6 +111,7 @@ class GrpcClient:
         limits: GrpcLimits,
         http2_limits: Http2Limits,
         connect_timeout_s: float,
+        dial: Dial,
         nursery: trio.Nursery,
     ) -> None:
         self._origin = origin
@@ -117,6 +119,7 @@ class GrpcClient:
         self._limits = limits
         self._http2_limits = http2_limits
         self._connect_timeout_s = connect_timeout_s
+        self._dial = dial
         self._nursery = nursery
         self._line: _Line | None = None
         self._heads: dict[str, list[Field]] = {}
@@ -277,7 +280,7 @@ class GrpcClient:
         """Connects, and keeps the connection until it is of no more use."""
         try:
             async with open_http2_client(
-                self._origin, self._tls, self._http2_limits, timeout_s=self._connect_timeout_s
+                self._origin, self._tls, self._http2_limits, timeout_s=self._connect_timeout_s, dial=self._dial
             ) as connection:
                 # Not before the peer has said how many streams it takes: what it refuses costs more than this wait.
                 await connection.settled.wait()
@@ -295,7 +298,7 @@ class GrpcClient:
 class ClientCall:
     """A call of any kind in raw messages. When `recv_raw` has said None, `status` and what belongs to it are known."""
 
-    __slots__ = ("_ending", "_initial", "_reader", "_stream", "_trailing", "_writable")
+    __slots__ = ("_ending", "_initial", "_reader", "_received", "_stream", "_trailing", "_writable")
 
     def __init__(self, stream: Stream, message_bytes_max: int) -> None:
         self._stream = stream
@@ -303,6 +306,7 @@ class ClientCall:
         self._initial: Metadata | None = None
         self._trailing: Metadata = ()
         self._ending: Ending | None = None
+        self._received = 0  # messages
         self._writable = True
 
     @property
@@ -368,10 +372,13 @@ class ClientCall:
         """The next message with whether it is compressed; None at the end."""
         if self._initial is None:
             await self.initial()
+        if self._received & _TURN == _TURN:  # many small messages come at once, and others have to have their turn
+            await trio.lowlevel.checkpoint()
         while self._ending is None:
             try:
                 frame = self._reader.next_frame()
                 if frame is not None:
+                    self._received += 1
                     return frame
                 data = await self._stream.receive()
                 if data is None:
@@ -401,9 +408,8 @@ class ClientCall:
         self._ending = ending
 
     def close(self) -> None:
-        """Gives the stream up unless both sides have ended it."""
-        if self._ending is None or self._writable:
-            self._stream.reset(_CANCEL)
+        """Gives the stream up unless both sides have ended it, and what nobody has taken of it."""
+        self._stream.reset(_CANCEL)
 
 
 async def _exchange(stream: Stream, frame: bytes, reply_type: type[M], message_bytes_max: int) -> Reply[M]:
@@ -542,11 +548,12 @@ async def open_grpc_client(
     http2_limits: Http2Limits = CLIENT_HTTP2_LIMITS,
     *,
     connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    dial: Dial = open_connection,
 ) -> AsyncIterator[GrpcClient]:
     """A client for as long as the block lasts."""
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
-        client = GrpcClient(origin, tls, limits, http2_limits, connect_timeout_s, nursery)
+        client = GrpcClient(origin, tls, limits, http2_limits, connect_timeout_s, dial, nursery)
         try:
             yield client
         except Exception as error:

@@ -11,10 +11,12 @@ class GrpcLimits(NamedTuple):
     """`message_bytes_max` is for either direction, before and after compression; None is no limit.
 
     `trailer_bytes_max` bounds what an error says: clients of gRPC's C core refuse more than 8 KiB of metadata.
+    `reply_stall_s` is how long a unary reply waits for the caller to take the next 64 KiB; then the call is reset.
     """
 
     message_bytes_max: int | None = 4 * 2**20
     trailer_bytes_max: int = 8192
+    reply_stall_s: float = 60.0
 
     @property
     def receive_max(self) -> int:

@@ -33,6 +33,7 @@ from edge_runtime.wire.grpc.metadata import (
     encode_metadata,
 )
 from edge_runtime.wire.grpc.timeouts import decode_timeout
+from edge_runtime.wire.http2.codes import CANCEL
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -49,6 +50,9 @@ _HEADERS: Final[list[Field]] = [(b":status", b"200"), (b"content-type", _CONTENT
 _OK_TRAILERS: Final[list[Field]] = [(b"grpc-status", b"0")]
 _ACCEPT: Final[Field] = (b"grpc-accept-encoding", b"identity,gzip")
 _FIELD_OVERHEAD: Final = 32  # what HTTP/2 counts for a field beside its name and value
+_ABORT_BYTES_MAX: Final = 4096  # of the message
+_PIECE_BYTES: Final = 65536  # of a reply that has to wait
+_TURN: Final = 63  # messages, and one more
 _HEAD_BYTES: Final = 128  # `:status` and `content-type`
 _DEADLINE_EXCEEDED: Final = "context deadline exceeded"
 _INTERNAL: Final = "internal server error"
@@ -217,6 +221,8 @@ class ServerCall:
         reader = self._reader
         if reader is None:
             reader = self._reader = FrameReader(self._limits.receive_max)
+        if self._received & _TURN == _TURN:  # many small messages come at once, and others have to have their turn
+            await trio.lowlevel.checkpoint()
         try:
             while True:
                 frame = reader.next_frame()
@@ -391,7 +397,8 @@ class ServerCall:
         """The handler has returned: send what waits, or the status that it left out."""
         if self._unsent is not None:
             frame, trailers = self._unsent
-            await self._stream.send_data(frame)
+            if not await self._send_reply(frame):
+                return
             self._unsent = None
             self._stream.send_headers(trailers, True)
         elif not self._ended:
@@ -400,6 +407,16 @@ class ServerCall:
                 self.finish(codes.INTERNAL, _INTERNAL)
             else:
                 self.finish(codes.OK)
+
+    async def _send_reply(self, frame: bytes) -> bool:
+        """False when the caller does not take it, who may live and answer pings; a stream that goes on has no limit."""
+        for begin in range(0, len(frame), _PIECE_BYTES):
+            with trio.move_on_after(self._limits.reply_stall_s):
+                await self._stream.send_data(frame[begin : begin + _PIECE_BYTES])
+                continue
+            self._stream.reset(CANCEL)
+            return False
+        return True
 
     def fail(self, code: int, message: str, details: bytes | None = None, fields: Sequence[Field] = ()) -> None:
         """The call ends so, whatever of its answer was still to come; nothing when all of it is sent."""
@@ -511,7 +528,7 @@ def _check(stream: Stream, fields: dict[bytes, bytes]) -> bool:
 
 def _abort(stream: Stream, http_status: int, code: int, message: str) -> None:
     """Refuse what is no call."""
-    status = [(b"grpc-status", b"%d" % code), (b"grpc-message", codes.encode_message(message))]
+    status = [(b"grpc-status", b"%d" % code), (b"grpc-message", codes.encode_message(message, _ABORT_BYTES_MAX))]
     stream.send_headers([(b":status", b"%d" % http_status), _HEADERS[1], *status], True)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 HEAD_BYTES: Final = 5
+_SMALL_PIECE_BYTES: Final = 1024  # is joined with the next, because each as an object costs many times its bytes
 
 Frame = tuple[bool, bytes]  # whether the message is compressed, and its bytes
 
@@ -32,11 +33,12 @@ def encode_frame(data: bytes, compressed: bool = False) -> bytes:
 class FrameReader:
     """Cuts what arrives into messages. After an error it is of no more use."""
 
-    __slots__ = ("_limit", "_needed", "_pieces", "_size")
+    __slots__ = ("_at", "_limit", "_needed", "_pieces", "_size")
 
     def __init__(self, message_bytes_max: int) -> None:
         self._limit = message_bytes_max
         self._pieces: list[bytes] = []
+        self._at = 0  # where in the first piece the next message begins
         self._size = 0
         self._needed = HEAD_BYTES  # with fewer bytes than that there is no further message
 
@@ -47,26 +49,36 @@ class FrameReader:
 
     def feed(self, data: bytes) -> None:
         if data:
-            self._pieces.append(data)
+            pieces = self._pieces
+            if pieces and len(pieces[-1]) < _SMALL_PIECE_BYTES:
+                pieces[-1] += data
+            else:
+                pieces.append(data)
             self._size += len(data)
 
     def next_frame(self) -> Frame | None:
         """The next message, or None when it is not all here. Raises `MessageTooLarge` or `BadFrame`."""
+        if self._at and (self._size < self._needed or len(self._pieces) > 1):
+            self._pieces[0] = self._pieces[0][self._at :]  # once for all the messages that were cut from it
+            self._at = 0
         if self._size < self._needed:
             return None
         data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        flag = data[0]
+        at = self._at
+        flag = data[at]
         if flag > 1:
             raise BadFrame(f"grpc: received unexpected payload format {flag}")
-        length = int.from_bytes(data[1:5], "big")
+        begin = at + HEAD_BYTES
+        length = int.from_bytes(data[at + 1 : begin], "big")
         if length > self._limit:
             raise MessageTooLarge(length, self._limit)
-        end = HEAD_BYTES + length
+        end = begin + length
         if len(data) < end:
             self._pieces = [data]
-            self._needed = end
+            self._needed = end - at
             return None
-        self._size -= end
-        self._pieces = [data[end:]] if self._size else []
+        self._size -= end - at
+        self._pieces = [data] if self._size else []
+        self._at = end if self._size else 0
         self._needed = HEAD_BYTES
-        return flag == 1, data[HEAD_BYTES:end]
+        return flag == 1, data[begin:end]

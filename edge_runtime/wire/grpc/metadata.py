@@ -24,11 +24,18 @@ RESERVED: Final = frozenset(
         b"grpc-message",
         b"grpc-message-type",
         b"grpc-status-details-bin",
-        b"connection",
         b"content-length",
         b"host",
+        # HTTP/1's, which make an HTTP/2 message malformed
+        b"connection",
+        b"proxy-connection",
+        b"keep-alive",
+        b"transfer-encoding",
+        b"upgrade",
+        b"http2-settings",
     }
 )
+_VALUES_MAX: Final = 256  # in one field
 _NAME_BYTES: Final = b"abcdefghijklmnopqrstuvwxyz0123456789-_."
 _TEXT_BYTES: Final = bytes(range(0x20, 0x7F))
 
@@ -57,6 +64,8 @@ def encode_binary(value: bytes) -> bytes:
 
 def decode_values(name: bytes, value: bytes) -> list[bytes]:
     """Every value of a `-bin` field. Raises `BadBinary`."""
+    if value.count(b",") >= _VALUES_MAX:
+        raise BadBinary(name, value[:64] + b"...", "too many values")
     try:
         return [decode_binary(part.strip(b" ")) for part in value.split(b",")]
     except binascii.Error as error:

@@ -95,6 +95,7 @@ def encode_message(message: str, bytes_max: int | None = None) -> bytes:
     escaped = _escape(data, escapes)
     if bytes_max is None or len(escaped) <= bytes_max:
         return escaped
+    escapes = _BLANKS_TOO if data[:1] == b" " else _ESCAPES  # the end is dots now
     return _escape(_cut(data, max(bytes_max - len(_CUT), 0), escapes) + _CUT.encode(), escapes)
 
 

@@ -235,6 +235,26 @@ async def test_failing_body_is_raised() -> None:
         assert app.connections == 1
 
 
+async def test_lost_call_gives_its_body_up() -> None:
+    given_up = trio.Event()
+
+    async def endless() -> AsyncIterator[bytes]:
+        yield b"some"
+        try:
+            await trio.sleep_forever()
+        finally:
+            given_up.set()
+
+    async def converse(exchange: Exchange) -> None:
+        await exchange.reset(2)
+
+    async with loopback_http2(converse) as app, open_h2c_client() as client:
+        with pytest.raises(ExchangeFailed):
+            await client.send(app.origin, post(Pieces(endless())))
+        with trio.fail_after(5):
+            await given_up.wait()
+
+
 async def test_cancelled_call_is_reset() -> None:
     async def converse(exchange: Exchange) -> None:
         await exchange.request()

@@ -31,6 +31,30 @@ def test_one_message_byte_by_byte() -> None:
     assert reader.empty
 
 
+def test_many_small_messages_cost_their_bytes() -> None:
+    reader = FrameReader(10)
+    reader.feed(encode_frame(b"x") + encode_frame(b"") * 200_000)
+    assert reader.next_frame() == (False, b"x")
+    for number in range(200_000):  # each as a copy of the rest would be 100 GB
+        assert reader.next_frame() == (False, b"")
+        if number == 1000:
+            reader.feed(encode_frame(b"end")[:6])
+    assert reader.next_frame() is None
+    reader.feed(b"nd")
+    assert reader.next_frame() == (False, b"end")
+    assert reader.empty
+
+
+def test_small_pieces_are_joined() -> None:
+    reader = FrameReader(100_000)
+    data = encode_frame(bytes(range(256)) * 256)
+    for begin in range(0, len(data), 2):
+        assert reader.next_frame() is None
+        reader.feed(data[begin : begin + 2])
+    assert len(reader._pieces) < 100
+    assert reader.next_frame() == (False, data[5:])
+
+
 def test_no_bytes_are_no_news() -> None:
     reader = FrameReader(10)
     reader.feed(b"")

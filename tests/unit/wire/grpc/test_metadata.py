@@ -56,6 +56,17 @@ def test_metadata_is_written_as_fields() -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["Transfer-Encoding", "keep-alive", "upgrade", "proxy-connection", "connection"])
+def test_nobody_can_send_what_is_http1s(name: str) -> None:
+    assert encode_metadata([(name, "x")]) == []
+
+
+def test_one_field_has_so_many_values() -> None:
+    assert len(decode_values(b"x-bin", b"," * 255)) == 256
+    with pytest.raises(BadBinary, match="too many values"):
+        decode_values(b"x-bin", b"," * 256)
+
+
 def test_nobody_can_send_reserved_names() -> None:
     assert encode_metadata([(":path", "/"), ("grpc-status", "0"), ("Content-Type", "x"), ("te", "x")]) == []
 
