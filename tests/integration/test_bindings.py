@@ -12,7 +12,7 @@ import pytest
 from tests.brokers import Mosquitto
 from tests.integration.cli import ask
 from tests.support.app import App, Received
-from tests.support.drivers import python
+from tests.support.drivers import javascript, python
 from tests.support.resources import component, resources_flags, write
 from tests.support.sidecar import Sidecar, free_port
 
@@ -141,4 +141,25 @@ def test_the_python_sdk_reads_follows_and_invokes(tmp_path: Path) -> None:
         refused = said["binding.operation"]
         assert (refused["code"], refused["ErrorInfo"]["reason"]) == ("INTERNAL", "ERR_INVOKE_OUTPUT_BINDING")
         assert "supported operations:create get list delete" in refused["message"]
+        assert sidecar.stop() == 0
+
+
+def test_the_javascript_sdk_reads_follows_and_invokes(tmp_path: Path) -> None:
+    store = component(
+        "configstore", "configuration.sqlite", {"connectionString": str(tmp_path / "state/configstore.db")}
+    )
+    files = component("files", "bindings.localstorage", {"rootPath": str(tmp_path / "files")})
+    resources = write(tmp_path / "r", "a.yaml", store, files)
+    assert ask(tmp_path, "config", "set", "a", "1").returncode == 0
+    with Sidecar(tmp_path / "state", *resources_flags(resources)) as sidecar:
+        with javascript("grpc_configuration.mjs", sidecar.port, DAPR_GRPC_PORT=str(sidecar.grpc_port)) as program:
+            program.wait_said("asked")
+            while 'operation="subscribe"' not in sidecar.metrics():
+                pass  # the SDK does not say when it has subscribed
+            assert ask(tmp_path, "config", "set", "a", "2").returncode == 0
+            said = program.results()
+        assert [item["value"] for item in said["get"].values()] == ["1"]
+        assert [item["value"] for item in said["told"].values()] == ["2"]
+        assert said["binding.operation"]["reason"] == "ERR_INVOKE_OUTPUT_BINDING"
+        assert (tmp_path / "files" / "a.txt").read_text() == "hello"
         assert sidecar.stop() == 0

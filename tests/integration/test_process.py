@@ -35,6 +35,7 @@ def test_without_files_the_defaults_exist(tmp_path: Path) -> None:
         "statestore": "state.sqlite",
         "pubsub": "pubsub.sqlite",
         "secretstore": "secretstores.local.env",
+        "configstore": "configuration.sqlite",
     }
 
 
