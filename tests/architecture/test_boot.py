@@ -17,6 +17,8 @@ KEPT_OUT = (
     "cbor2",
     "celpy",
     "cryptography",
+    "edge_runtime.store.outbox",
+    "edge_runtime.sync",
     "email",
     "h11",
     "hashlib",

@@ -225,3 +225,30 @@ def test_several_turns_may_be_granted() -> None:
     assert turns.ask(2, 1)
     assert turns.ask(2, 1)
     assert not turns.ask(2, 1)
+
+
+def test_a_full_window_reads_no_more() -> None:
+    limits = LIMITS._replace(in_flight_max=1)
+    plan = Plan(1, 10_000, limits)
+    keys = [Item(place, f"k{place}", 1, 0) for place in range(1, limits.window_max + 1)]
+    while plan.next_read() is not None:
+        read = plan.next_read()
+        assert read is not None
+        plan.loaded(read, found(read, keys))
+        if plan._held * 2 > limits.window_max:
+            break
+    plan.loaded(Read(plan.cursor, plan.cursor + 200, 200, None, ()), keys[plan._held :])
+    assert plan.next_read() is None
+    assert not plan.low
+
+
+def test_one_that_came_back_goes_before_a_failure() -> None:
+    plan = plan_of(("a", 1), ("a", 1))
+    plan.finish(taken(plan), Event.REJECTED, 0, 0.5)
+    plan.finish(taken(plan), Event.FAILED, 0, 0.5)
+    plan.put_back(1, "a")
+    read = plan.next_read()
+    assert read is not None
+    plan.loaded(read, [Item(1, "a", 1, 0), Item(2, "a", 1, 0)])
+    assert taken(plan).sequence == 1
+    assert plan.next_due() is None or plan.take(5000) is None

@@ -1,0 +1,56 @@
+"""The node's outbox: opened with the first route, one for all drivers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import trio
+
+from edge_runtime.model.ports import Entry, RouteSettings
+from edge_runtime.observability.metrics import Metrics, render
+from edge_runtime.runtime.outbox import NodeOutbox
+from edge_runtime.store.database import open_databases
+
+
+async def test_the_first_route_opens_it(tmp_path: Path) -> None:
+    sent: list[Entry] = []
+
+    async def send(entry: Entry) -> None:
+        sent.append(entry)
+
+    metrics = Metrics()
+    async with open_databases() as databases, trio.open_nursery() as nursery:
+        outbox = NodeOutbox(databases, str(tmp_path), metrics, nursery)
+        assert not (tmp_path / "node.db").exists()
+        async with (
+            outbox.open_route(RouteSettings("one"), send) as one,
+            outbox.open_route(RouteSettings("two"), send) as two,
+        ):
+            await one.append("k", b"1")
+            await two.append("k", b"2")
+            assert one.backlog
+            assert [state.name for state in (await outbox.get()).states()] == ["one", "two"]
+            assert 'dapr_edge_outbox_entries{route="two"} 1' in render([metrics])
+        nursery.cancel_scope.cancel()
+    assert sent == []
+
+
+async def test_what_waits_outlives_the_node(tmp_path: Path) -> None:
+    sent: list[Entry] = []
+    done = trio.Event()
+
+    async def send(entry: Entry) -> None:
+        sent.append(entry)
+        done.set()
+
+    for life in range(2):
+        async with open_databases() as databases, trio.open_nursery() as nursery:
+            outbox = NodeOutbox(databases, str(tmp_path), Metrics(), nursery)
+            async with outbox.open_route(RouteSettings("cloud"), send) as route:
+                if life == 0:
+                    await route.append("k", b"1")
+                else:
+                    route.up()
+                    await done.wait()
+            nursery.cancel_scope.cancel()
+    assert [entry.payload for entry in sent] == [b"1"]
