@@ -73,6 +73,7 @@ class Database:
         self._feeder: trio.lowlevel.Task | None = None  # set while the feeder sleeps
         self._written = trio.Event()
         self._failed = trio.Event()
+        self.taps: dict[str, Any] = {}  # by table: what has to happen with every write of whoever shares the file
         self._refusing = where.read_only  # also once closing
         self._opened_to_read = False
         if opened.failure is not None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
 from os import urandom
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -25,6 +25,9 @@ from edge_runtime.model.ports import DeleteRequest, Item, Query, QueryResult, Se
 from edge_runtime.store.database import Database
 from edge_runtime.store.migrations import ByCount, Step, has_table, migrate
 from edge_runtime.store.query import compile_query, json_at, next_token
+
+if TYPE_CHECKING:
+    from edge_runtime.store.journal import Journal
 
 _CLEANUP_ROWS: Final = 500
 # Rough bytes of a row beside key and value, for the write queue's limit.
@@ -36,6 +39,17 @@ _is_json = msgspec.json.Decoder(msgspec.Raw).decode
 
 # A statement with its arguments, and the error when it changes nothing.
 Change = tuple[str, tuple[Any, ...], str]
+# What the journal adds to a change that did change something.
+Note = tuple[str, tuple[Any, ...]]
+
+
+class Tap:
+    """What every user of one table shares: the journal of its changes, while a route asks for one."""
+
+    __slots__ = ("journal",)
+
+    def __init__(self) -> None:
+        self.journal: Journal | None = None
 
 
 class StateTable:
@@ -49,12 +63,13 @@ class StateTable:
         now: Callable[[], float] = time.time,
     ) -> None:
         self._database = database
-        self._table = table
+        self.name = self._table = table
         self._metadata_table = metadata_table
         self._now = now
         self._now_s = 0
         self._now_text = ""
         self._etags = _new_etags()
+        self.tap: Tap = database.taps.setdefault(table, Tap())
         database.define("stored_text", 1, _stored_text)
         database.define("json_at", 2, json_at)
         live = "(expiration_time IS NULL OR expiration_time > ?)"
@@ -110,31 +125,72 @@ class StateTable:
 
     async def set(self, request: SetRequest) -> None:
         """Write one row."""
-        sql, args, mismatch = self._set_change(request)
-        changed = await self._database.write(
-            partial(_run, sql, args), size_bytes=len(request.value) + _ROW_BYTES, single=True
-        )
+        change = sql, args, mismatch = self._set_change(request)
+        size_bytes = len(request.value) + _ROW_BYTES
+        journal = self.tap.journal
+        if journal is not None and journal.covers(request.key):
+            changed = await self._write_noted(journal, request, change, size_bytes)
+        else:
+            changed = await self._database.write(partial(_run, sql, args), size_bytes=size_bytes, single=True)
         if not changed:
             raise EtagMismatch(mismatch)
 
     async def delete(self, request: DeleteRequest) -> None:
         """Remove one row."""
-        sql, args, mismatch = self._delete_change(request)
-        changed = await self._database.write(partial(_run, sql, args), size_bytes=_ROW_BYTES, single=True)
+        change = sql, args, mismatch = self._delete_change(request)
+        journal = self.tap.journal
+        if journal is not None and journal.covers(request.key):
+            changed = await self._write_noted(journal, request, change, _ROW_BYTES)
+        else:
+            changed = await self._database.write(partial(_run, sql, args), size_bytes=_ROW_BYTES, single=True)
         if not changed and mismatch:
             raise EtagMismatch(mismatch)
+
+    async def _write_noted(
+        self, journal: Journal, request: SetRequest | DeleteRequest, change: Change, size_bytes: int
+    ) -> int:
+        sql, args, _ = change
+        note = self._note(journal, request, args)
+        changed = await self._database.write(partial(_run_noted, sql, args, note), size_bytes=size_bytes)
+        if changed:
+            journal.wake()
+        return changed
+
+    def _note(self, journal: Journal, request: SetRequest | DeleteRequest, args: tuple[Any, ...]) -> Note:
+        if isinstance(request, DeleteRequest):
+            return journal.note(request.key, None, deleted=True)
+        return journal.note(request.key, args[4] if request.etag else args[5], deleted=False)
+
+    def _notes(self, requests: Sequence[SetRequest | DeleteRequest], changes: Sequence[Change]) -> list[Note | None]:
+        journal = self.tap.journal
+        assert journal is not None
+        return [
+            self._note(journal, request, change[1]) if journal.covers(request.key) else None
+            for request, change in zip(requests, changes, strict=True)
+        ]
 
     # --- several keys -------------------------------------------------------------------------------------------------
 
     async def each(self, requests: Sequence[SetRequest | DeleteRequest]) -> list[Exception | None]:
         """Every change on its own, in one transaction: a mismatch stops none of the others."""
         changes = [self._change(request) for request in requests]
-        return await self._database.write(partial(_run_each, changes), size_bytes=_size_bytes(requests))
+        run: Callable[[sqlite3.Connection], list[Exception | None]] = partial(_run_each, changes)
+        if (journal := self.tap.journal) is not None:
+            run = partial(_run_each_noted, changes, self._notes(requests, changes))
+        failures = await self._database.write(run, size_bytes=_size_bytes(requests))
+        if journal is not None:
+            journal.wake()
+        return failures
 
     async def all_or_none(self, requests: Sequence[SetRequest | DeleteRequest]) -> None:
         """All changes in their order, or none of them."""
         changes = [self._change(request) for request in requests]
-        await self._database.write(partial(_run_all, changes), size_bytes=_size_bytes(requests))
+        run: Callable[[sqlite3.Connection], None] = partial(_run_all, changes)
+        if (journal := self.tap.journal) is not None:
+            run = partial(_run_all_noted, changes, self._notes(requests, changes))
+        await self._database.write(run, size_bytes=_size_bytes(requests))
+        if journal is not None:
+            journal.wake()
 
     async def keys(self, prefix: str, after: str, limit: int) -> list[str]:
         """Live keys that start with `prefix` and sort after `after`."""
@@ -232,6 +288,13 @@ class StateTable:
             return self._delete_matching, (key, etag), mismatch
         return self._delete, (key,), ""
 
+    def row_statement(self, key: str, value: bytes | None) -> Note:
+        """What writes the row, whatever is there; None removes it."""
+        if value is None:
+            return self._delete, (key,)
+        text, is_binary = _stored(value)
+        return self._set, (key, text, is_binary, next(self._etags), self.now_text(), None)
+
     def now_text(self) -> str:
         """The time as CURRENT_TIMESTAMP would say it."""
         now_s = int(self._now())
@@ -239,6 +302,10 @@ class StateTable:
             self._now_text = _time_text(now_s)
             self._now_s = now_s
         return self._now_text
+
+    def time_text(self, unix_s: float) -> str:
+        """A time as the table has it."""
+        return _time_text(unix_s)
 
     def _expiry_text(self, ttl_s: int) -> str:
         # Rounded up: a value lives at least as long as asked. CURRENT_TIMESTAMP itself is rounded down.
@@ -305,6 +372,34 @@ def _run_all(changes: Sequence[Change], connection: sqlite3.Connection) -> None:
     for sql, args, mismatch in changes:
         if not connection.execute(sql, args).rowcount and mismatch:
             raise EtagMismatch(mismatch)
+
+
+def _run_noted(sql: str, args: tuple[Any, ...], note: Note, connection: sqlite3.Connection) -> int:
+    changed = connection.execute(sql, args).rowcount
+    if changed:
+        connection.execute(note[0], note[1])
+    return changed
+
+
+def _run_each_noted(
+    changes: Sequence[Change], notes: Sequence[Note | None], connection: sqlite3.Connection
+) -> list[Exception | None]:
+    failures: list[Exception | None] = []
+    for (sql, args, mismatch), note in zip(changes, notes, strict=True):
+        changed = connection.execute(sql, args).rowcount
+        failures.append(EtagMismatch(mismatch) if mismatch and not changed else None)
+        if changed and note is not None:
+            connection.execute(note[0], note[1])
+    return failures
+
+
+def _run_all_noted(changes: Sequence[Change], notes: Sequence[Note | None], connection: sqlite3.Connection) -> None:
+    for (sql, args, mismatch), note in zip(changes, notes, strict=True):
+        changed = connection.execute(sql, args).rowcount
+        if mismatch and not changed:
+            raise EtagMismatch(mismatch)
+        if changed and note is not None:
+            connection.execute(note[0], note[1])
 
 
 def _size_bytes(requests: Sequence[SetRequest | DeleteRequest]) -> int:

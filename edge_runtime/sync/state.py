@@ -1,0 +1,499 @@
+"""A state route at work: does what `state_plan` decides, with the journal on one side and a remote store on the other.
+
+One batch of keys is under way at a time, so a key is never in two places. In a batch everything is looked at together:
+one read here, one bulk get there, one commit that marks what is to be sent, the requests a few at a time, one commit
+that settles. What happens to one key stops no other: a key that fails waits, one that is refused for good is kept as a
+dead letter with its reason until it is written again. When the remote cannot be reached, nothing is tried until it can.
+
+A crash or a cancelled task between any two of these steps loses nothing: the journal still has what was not settled.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Final, NamedTuple, Protocol
+
+import trio
+
+from edge_runtime.model.errors import DriverError, EtagMismatch, Unreachable
+from edge_runtime.model.hlc import Clock, Drift, Stamp, parse
+from edge_runtime.model.ports import Backoff
+from edge_runtime.model.sync import Keys, Known, Settlement
+from edge_runtime.sync.merge import Conflict, Version, digest
+from edge_runtime.sync.state_plan import (
+    Agenda,
+    Ask,
+    Fetch,
+    Remote,
+    Remove,
+    Save,
+    StateRoute,
+    Step,
+    marks_before,
+    plan_key,
+    settle_refused,
+    settle_sent,
+)
+
+logger: Final = logging.getLogger("dapr.runtime.sync")
+
+# Beside each key of a `last-writer` route the remote has one with this ending: when its value was written.
+STAMP_KEY: Final = "~hlc"
+_ROUNDS_MAX: Final = 4
+
+
+class RemoteState(Protocol):
+    """A state store behind a link. Keys are those that an app there would use.
+
+    Raises `Unreachable` when the link is down, a `permanent` DriverError for a considered refusal, DriverError else.
+    """
+
+    async def bulk_get(self, store: str, keys: Sequence[str]) -> Mapping[str, tuple[bytes, str] | None]:
+        """Value and etag of each key; None, or no entry, for one that is not there."""
+
+    async def save(self, store: str, key: str, value: bytes, etag: str | None = None, first_write: bool = True) -> None:
+        """With `etag`, over that version only; with `first_write` and no etag, only when there is none.
+        Raises EtagMismatch."""
+
+    async def delete(self, store: str, key: str, etag: str | None = None) -> None:
+        """With `etag`, that version only. Raises EtagMismatch."""
+
+
+class LocalState(Protocol):
+    """What the route needs of the store here; `store/journal.py` is it."""
+
+    version: int
+
+    async def wait_changed(self, version: int) -> None: ...
+    async def pending(self, keys: Keys, after: str, limit: int) -> Sequence[str]: ...
+    async def synced(self, route: str, keys: Keys, after: str, limit: int, *, gone: bool = False) -> Sequence[str]: ...
+    async def look(self, route: str, keys: Iterable[str]) -> Sequence[Known]: ...
+    async def mark_sent(self, route: str, marks: Mapping[str, Sequence[bytes]]) -> None: ...
+    async def settle(self, route: str, settlements: Sequence[Settlement]) -> Sequence[bool]: ...
+    async def scan(self, route: str, keys: Keys, after: str) -> str | None: ...
+    async def forget_removed(self, route: str, before: str) -> None: ...
+
+
+# What an app says to a conflict of its keys. Raises DriverError when it cannot say.
+AskApp = Callable[[Conflict], Awaitable[Version]]
+
+
+class SyncLimits(NamedTuple):
+    """What one route has under way. `batch_bytes_max`: of values sent in one batch; a single value may be larger."""
+
+    batch_keys_max: int = 64
+    batch_bytes_max: int = 2**20
+    requests_max: int = 8
+    keys_max: int = 1024
+    scan_s: float = 300.0
+    removed_kept_ms: int = 86_400_000
+    retry: Backoff = Backoff()
+    unreachable: Backoff = Backoff(1.0, 60.0)
+
+
+class Stamps:
+    """The node's hybrid logical clock as texts. `wall_ms` is the wall clock."""
+
+    def __init__(self, clock: Clock, wall_ms: Callable[[], int]) -> None:
+        self._clock = clock
+        self._wall_ms = wall_ms
+
+    def __call__(self) -> str:
+        """A stamp later than every one before."""
+        return str(self._clock.now(self._wall_ms()))
+
+    def receive(self, text: str) -> bool:
+        """Later stamps are later than this one; False when it cannot be believed."""
+        try:
+            self._clock.receive(parse(text), self._wall_ms())
+        except (Drift, ValueError):
+            return False
+        return True
+
+    def before(self, ms: int) -> str:
+        """What was stamped so long ago, or earlier, sorts before this."""
+        return str(Stamp(max(self._clock.last.ms - ms, 0), 0))
+
+
+class Counts:
+    """What a route has done, for metrics."""
+
+    __slots__ = ("applied", "conflicts", "deleted", "fetched", "refused", "saved")
+
+    def __init__(self) -> None:
+        self.saved = self.deleted = self.fetched = self.applied = self.conflicts = self.refused = 0
+
+
+class StateSync:
+    """One route. `up` and `down` say whether the remote can be reached; without them it tries by itself."""
+
+    def __init__(
+        self,
+        route: StateRoute,
+        local: LocalState,
+        remote: RemoteState,
+        stamps: Stamps,
+        *,
+        ask: AskApp | None = None,
+        limits: SyncLimits = SyncLimits(),  # noqa: B008
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.route = route
+        self.counts = Counts()
+        self._local = local
+        self._remote = remote
+        self._stamps = stamps
+        self._ask = ask
+        self._limits = limits
+        self._chance = chance
+        self._agenda = Agenda(limits.retry, limits.keys_max)
+        self._bell = trio.Event()
+        self._reachable_at = 0.0  # nothing is tried before
+        self._failures = 0
+        self._read_after: str | None = ""  # how far the journal has been read; None: to its end
+        self._poll_after: str | None = None
+        self._poll_at = 0.0
+        self._scan_at = 0.0
+
+    # --- told from outside --------------------------------------------------------------------------------------------
+
+    def up(self) -> None:
+        """The remote can be reached: try now."""
+        self._reachable_at, self._failures = 0.0, 0
+        self._bell.set()
+
+    def down(self) -> None:
+        """It cannot; nothing is tried until `up`."""
+        self._reachable_at = float("inf")
+
+    def told(self, remote_keys: Iterable[str]) -> None:
+        """A change topic names keys that have changed at the remote."""
+        for name in remote_keys:
+            key = self.route.stored_key(name)
+            if key is None:
+                continue
+            if self._agenda.room <= 0:  # too many at once: look at everything that is followed
+                self._poll_at = 0.0
+                break
+            self._agenda.offer([key], fetch=True)
+        self._bell.set()
+
+    # --- the loop -----------------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._forward_changes)
+            task_status.started()
+            while True:
+                self._bell = trio.Event()
+                await trio.lowlevel.checkpoint()
+                if not await self._turn():
+                    with trio.move_on_at(self._next_time()):
+                        await self._bell.wait()
+
+    async def _forward_changes(self) -> None:
+        version = self._local.version
+        while True:
+            await self._local.wait_changed(version)
+            version = self._local.version
+            self._read_after = ""
+            self._bell.set()
+
+    def _next_time(self) -> float:
+        times = [self._scan_at]
+        if (due := self._agenda.next_due()) is not None:
+            times.append(due)
+        if self._polls:
+            times.append(self._poll_at)
+        return max(min(times), self._reachable_at)
+
+    async def _turn(self) -> bool:
+        """Do one batch; False when there was nothing to do."""
+        now = trio.current_time()
+        try:
+            await self._scan_when_due(now)
+            if now < self._reachable_at:
+                return False
+            await self._fill(now)
+        except DriverError as error:
+            logger.warning("state route %s: the store here: %s", self.route.name, error)
+            self._reachable_at = max(self._reachable_at, now + self._limits.retry.first_s)
+            return False
+        batch = self._agenda.take(now, self._limits.batch_keys_max)
+        if not batch:
+            return self._read_after is not None or self._poll_after is not None
+        await self._process(batch)
+        return True
+
+    async def _scan_when_due(self, now: float) -> None:
+        """Find what other processes wrote."""
+        if now < self._scan_at:
+            return
+        after: str | None = ""
+        while after is not None:
+            after = await self._local.scan(self.route.name, self.route.keys, after)
+        await self._local.forget_removed(self.route.name, self._stamps.before(self._limits.removed_kept_ms))
+        self._scan_at = now + self._limits.scan_s
+        self._read_after = ""
+
+    @property
+    def _polls(self) -> bool:
+        return self.route.poll_s > 0
+
+    async def _fill(self, now: float) -> None:
+        """Put what is changed here, and what has to be looked at there, on the agenda."""
+        route, limit = self.route, self._limits.batch_keys_max
+        if self._read_after is not None and len(self._agenda) < limit and route.direction != "down":
+            after = self._read_after
+            self._read_after = None
+            keys = await self._local.pending(route.keys, after, limit)
+            if len(keys) == limit and self._read_after is None:
+                self._read_after = keys[-1]
+            self._agenda.offer(keys)
+        if self._polls and now >= self._poll_at:
+            self._poll_at = now + route.poll_s
+            self._poll_after = self._read_after = ""
+            if route.keys.exact and route.direction != "up":
+                self._agenda.offer([route.keys.prefix], fetch=True)
+        if self._poll_after is not None and len(self._agenda) < limit:
+            keys = await self._local.synced(
+                route.name, route.keys, self._poll_after, limit, gone=route.direction == "up"
+            )
+            self._poll_after = keys[-1] if len(keys) == limit else None
+            self._agenda.offer(keys, fetch=True)
+
+    # --- a batch ------------------------------------------------------------------------------------------------------
+
+    async def _process(self, batch: dict[str, bool]) -> None:
+        left = dict(batch)
+        try:
+            for _ in range(_ROUNDS_MAX):
+                left = await self._round(left)
+                if not left:
+                    break
+            self._failures = 0
+            self._agenda.offer(left)
+        except Unreachable as error:
+            self._agenda.offer((key for key, fetch in batch.items() if fetch), fetch=True)
+            self._agenda.offer(batch)
+            self._wait_for_remote(error)
+        except DriverError as error:
+            logger.warning("state route %s: %s", self.route.name, error)
+            self._all_failed(batch)
+
+    def _wait_for_remote(self, error: Unreachable) -> None:
+        if not self._failures:
+            logger.info("state route %s: the remote cannot be reached: %s", self.route.name, error)
+        self._failures += 1
+        pause = self._limits.unreachable
+        pause_s = min(pause.most_s, pause.first_s * 2.0 ** min(self._failures - 1, 60))
+        pause_s *= 1 - pause.jitter + 2 * pause.jitter * self._chance()
+        self._reachable_at = max(self._reachable_at, trio.current_time() + pause_s)
+
+    def _all_failed(self, batch: Mapping[str, bool]) -> None:
+        for key, fetch in batch.items():
+            self._failed(key, fetch=fetch)
+
+    def _failed(self, key: str, *, fetch: bool) -> None:
+        self._agenda.failed(key, trio.current_time(), self._chance(), fetch=fetch)
+
+    async def _round(self, batch: Mapping[str, bool]) -> dict[str, bool]:
+        """One look and one step for each key; those that have another step to go."""
+        left: dict[str, bool] = {}
+        requests: list[Save | Remove] = []
+        settlements: list[Settlement] = []
+        sent_bytes = 0
+        for step in await self._plan(batch):
+            if isinstance(step, Settlement):
+                settlements.append(step)
+            elif isinstance(step, Save | Remove):
+                size = len(step.value) if isinstance(step, Save) else 0
+                if requests and sent_bytes + size > self._limits.batch_bytes_max:
+                    left[step.known.key] = False
+                    continue
+                sent_bytes += size
+                requests.append(step)
+        if settlements:
+            left.update(await self._settle(settlements))
+        if requests:
+            left.update(await self._send(requests))
+        return left
+
+    async def _plan(self, batch: Mapping[str, bool]) -> list[Save | Remove | Settlement]:
+        """The next step of each key, after looking at the remote for those that need it."""
+        known = await self._local.look(self.route.name, batch)
+        steps: list[Save | Remove | Settlement] = []
+        unseen: list[Known] = []
+        for one in known:
+            step = None if batch[one.key] else plan_key(self.route, one, None, "")
+            if batch[one.key] or isinstance(step, Fetch):
+                unseen.append(one)
+            elif step is None:
+                self._agenda.done(one.key)
+            elif not isinstance(step, Ask):
+                steps.append(step)
+        if unseen:
+            steps += await self._plan_seen(unseen)
+        return steps
+
+    async def _plan_seen(self, unseen: Sequence[Known]) -> list[Save | Remove | Settlement]:
+        steps: list[Save | Remove | Settlement] = []
+        remotes = await self._fetch([one.key for one in unseen])
+        for one in unseen:
+            if one.key not in remotes:  # it could not be fetched, and has been put off
+                continue
+            step = plan_key(self.route, one, remotes[one.key], self._stamps())
+            if isinstance(step, Ask):
+                step = await self._ask_app(step, remotes[one.key])
+            elif step is None:
+                self._agenda.done(one.key)
+            if isinstance(step, Save | Remove | Settlement):
+                steps.append(step)
+        return steps
+
+    async def _ask_app(self, step: Ask, remote: Remote) -> Step | None:
+        key = step.known.key
+        try:
+            if self._ask is None:
+                raise DriverError("there is nobody to ask")
+            answer = await self._ask(step.conflict)
+        except DriverError as error:  # also Unreachable: that is the app, not the remote
+            logger.warning("state route %s: key %r: its conflict waits for the app: %s", self.route.name, key, error)
+        else:
+            return plan_key(self.route, step.known, remote, self._stamps(), answer)
+        self._failed(key, fetch=True)
+        return None
+
+    # --- the remote ---------------------------------------------------------------------------------------------------
+
+    async def _fetch(self, keys: Sequence[str]) -> dict[str, Remote]:
+        """The remote's versions. When the whole batch is refused, one by one: a bad key must not hide the others."""
+        try:
+            return await self._fetch_together(keys)
+        except Unreachable:
+            raise
+        except DriverError as error:
+            if len(keys) == 1:
+                logger.warning("state route %s: key %r: %s", self.route.name, keys[0], error)
+                await self._put_off(keys[0], error)
+                return {}
+            if not error.permanent:
+                raise
+        found: dict[str, Remote] = {}
+        for key in keys:
+            found |= await self._fetch([key])
+        return found
+
+    async def _put_off(self, key: str, error: DriverError) -> None:
+        if error.permanent:
+            known = (await self._local.look(self.route.name, [key]))[0]
+            if known.change is not None:
+                await self._local.settle(self.route.name, [Settlement(known, False, refused=str(error))])
+                self.counts.refused += 1
+        self._failed(key, fetch=True)
+
+    async def _fetch_together(self, keys: Sequence[str]) -> dict[str, Remote]:
+        route = self.route
+        names = {key: route.remote_key(key) for key in keys}
+        asked = list(names.values())
+        if route.conflict == "last-writer":
+            asked += [name + STAMP_KEY for name in names.values()]
+        answers = await self._remote.bulk_get(route.remote_store, asked)
+        self.counts.fetched += len(keys)
+        found = {}
+        for key, name in names.items():
+            answer = answers.get(name)
+            value, etag = (None, None) if answer is None else answer
+            found[key] = Remote(value, etag, self._stamp_of(value, answers.get(name + STAMP_KEY)))
+        return found
+
+    def _stamp_of(self, value: bytes | None, note: tuple[bytes, str] | None) -> str | None:
+        """When the remote's version was written, if its writer said so and it is still that version."""
+        if note is None:
+            return None
+        try:
+            told = json.loads(note[0])
+            stamp = str(told["at"])
+            is_of_it = told["of"] == digest(value).hex()
+        except (ValueError, TypeError, KeyError):
+            return None
+        return stamp if is_of_it and self._stamps.receive(stamp) else None
+
+    async def _send(self, requests: Sequence[Save | Remove]) -> dict[str, bool]:
+        """Mark, send, settle. Whatever became of the others, what the remote has done is settled."""
+        marks = {step.known.key: some for step in requests if (some := marks_before(step)) is not None}
+        if marks:
+            await self._local.mark_sent(self.route.name, marks)
+        left: dict[str, bool] = {}
+        settlements: list[Settlement] = []
+        problems: list[Unreachable] = []
+        slots = trio.CapacityLimiter(self._limits.requests_max)
+
+        async def send(step: Save | Remove) -> None:
+            async with slots:
+                if problems:
+                    return
+                try:
+                    settlements.append(await self._request(step))
+                except EtagMismatch:
+                    left[step.known.key] = True
+                except Unreachable as error:
+                    problems.append(error)
+                except DriverError as error:
+                    logger.warning("state route %s: key %r: %s", self.route.name, step.known.key, error)
+                    if error.permanent:
+                        self.counts.refused += 1
+                        settlements.append(settle_refused(step, str(error)))
+                    else:
+                        self._failed(step.known.key, fetch=False)
+
+        async with trio.open_nursery() as nursery:
+            for step in requests:
+                nursery.start_soon(send, step)
+        if settlements:
+            left.update(await self._settle(settlements))
+        if problems:
+            raise problems[0]
+        return left
+
+    async def _request(self, step: Save | Remove) -> Settlement:
+        route, store = self.route, self.route.remote_store
+        name = route.remote_key(step.known.key)
+        if isinstance(step, Save):
+            await self._remote.save(store, name, step.value, step.etag, first_write=True)
+            self.counts.saved += 1
+        else:
+            await self._remote.delete(store, name, step.etag)
+            self.counts.deleted += 1
+        if route.conflict == "last-writer" and step.known.change is not None:
+            await self._note_stamp(name, step, step.known.change.stamp)
+        return settle_sent(route, step, self._stamps())
+
+    async def _note_stamp(self, name: str, step: Save | Remove, stamp: str) -> None:
+        """Without the note the version counts as just written where it is seen: a failure only weakens the policy."""
+        value = step.value if isinstance(step, Save) else None
+        note = json.dumps({"of": digest(value).hex(), "at": stamp}, separators=(",", ":")).encode()
+        try:
+            await self._remote.save(self.route.remote_store, name + STAMP_KEY, note, None, first_write=False)
+        except DriverError as error:
+            logger.debug("state route %s: the time of %r could not be noted: %s", self.route.name, name, error)
+
+    async def _settle(self, settlements: Sequence[Settlement]) -> dict[str, bool]:
+        """What was settled may have another step; what was not is to be looked at again."""
+        done = await self._local.settle(self.route.name, settlements)
+        left: dict[str, bool] = {}
+        for settlement, was_done in zip(settlements, done, strict=True):
+            key = settlement.seen.key
+            if not was_done:
+                left[key] = True
+                continue
+            if not (settlement.done or settlement.refused):
+                left[key] = False
+            self._agenda.done(key)
+            self.counts.conflicts += settlement.dispute is not None
+            self.counts.applied += settlement.value is None or isinstance(settlement.value, bytes)
+        return left
