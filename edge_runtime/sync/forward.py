@@ -16,7 +16,8 @@ from typing import Final
 
 import trio
 
-from edge_runtime.model.ports import RouteSettings, Send
+from edge_runtime.model.errors import DriverError, Unreachable
+from edge_runtime.model.ports import Entry, RouteSettings, Send
 from edge_runtime.observability.metrics import Metrics
 from edge_runtime.store.connection import location
 from edge_runtime.store.database import Databases
@@ -29,6 +30,7 @@ from edge_runtime.sync.shared import Numbers, OutboxLimits, RouteState, Shared
 __all__ = ["Outbox", "OutboxLimits", "RouteEnd", "RouteState", "open_outbox"]
 
 NODE_DATABASE: Final = "node.db"
+_NEVER_S: Final = 1e9
 
 
 class Outbox:
@@ -99,11 +101,30 @@ class Outbox:
 
     async def retry(self, route: str, sequences: Sequence[int] | None = None) -> int:
         """Let dead letters be sent again; how many. None is all of them."""
-        return await self._routes[route].retry(sequences)
+        async with self._borrow(route) as opened:
+            return await opened.retry(sequences)
 
     async def drop(self, route: str, sequences: Sequence[int] | None = None) -> int:
         """Drop entries and dead letters; how many. None is all of them."""
-        return await self._routes[route].drop(sequences)
+        async with self._borrow(route) as opened:
+            return await opened.drop(sequences)
+
+    @asynccontextmanager
+    async def _borrow(self, name: str) -> AsyncIterator[OpenRoute]:
+        """A route that may be open or not; nothing is sent because of it, and nothing too old for it."""
+        opened = self._routes.get(name)
+        if opened is not None:
+            yield opened
+            return
+        if self._shared.store.look(name) is None:
+            known = ", ".join(self._shared.store.names()) or "none"
+            raise DriverError(f"the outbox has no route {name!r}; there is {known}")
+        async with self.open_route(RouteSettings(name, age_max_s=_NEVER_S), _nobody):
+            yield self._routes[name]
+
+
+async def _nobody(_: Entry) -> None:
+    raise Unreachable("nobody sends on this route")
 
 
 @asynccontextmanager

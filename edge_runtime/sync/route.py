@@ -33,6 +33,7 @@ class RouteEnd:
         self._route = route
         self.send = send
         self.is_up = False
+        self.ups = 0
         self.sending: set[trio.CancelScope] = set()
         self.idle = trio.Event()
 
@@ -60,6 +61,7 @@ class RouteEnd:
     def up(self) -> None:
         """The other end can be reached."""
         self.is_up = True
+        self.ups += 1
         self._route.ends_changed("")
 
     def down(self, reason: str) -> None:
@@ -395,15 +397,16 @@ class OpenRoute:
             self._drop_damaged(item)
             return
         head, content = found
-        event, reason = Event.RELEASED, ""
+        event, reason, ups = Event.RELEASED, "", end.ups
         try:
             with trio.CancelScope() as scope:
                 end.sending.add(scope)
                 await end.send(self._entry(item, head, content))
                 event = Event.DELIVERED
         except Unreachable as error:
-            event, reason = Event.UNREACHABLE, str(error)
-            end.is_up = False
+            if end.ups == ups:  # else it has been up again meanwhile, and this is news of an earlier link
+                event, reason = Event.UNREACHABLE, str(error)
+                end.is_up = False
         except DriverError as error:
             event, reason = Event.REJECTED if error.permanent else Event.FAILED, str(error)
         except Exception as error:  # a driver's mistake must not end the route

@@ -13,7 +13,7 @@ from tests.crash.test_store_faults import HERE, pytestmark  # noqa: F401 - skips
 from tests.crash.test_store_faults import faulty_disk as faulty_disk  # the fixture
 
 
-@pytest.mark.parametrize("times", [1, 5])
+@pytest.mark.parametrize("times", [1, pytest.param(5, marks=pytest.mark.long)])
 @pytest.mark.parametrize(("kind", "error"), [("write", "ENOSPC"), ("write", "EIO"), ("flush", "EIO")])
 def test_what_was_taken_in_is_sent(faulty_disk: pathlib.Path, kind: str, error: str, times: int) -> None:
     done = subprocess.run(

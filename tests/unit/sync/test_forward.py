@@ -442,3 +442,34 @@ async def test_a_crowd_of_keys_is_sent(tmp_path: Path) -> None:
         for entry in end.entries:
             by_key.setdefault(entry.key, []).append(entry.id.sequence)
         assert all(found == sorted(set(found)) for found in by_key.values())
+
+
+async def test_late_news_of_an_old_link_counts_nothing(tmp_path: Path) -> None:
+    end = OtherEnd()
+    end.gate = trio.Event()
+    end.failures = {b"%010d" % 0: [Unreachable("the old link is gone")]}
+    async with open_world(tmp_path) as world, world.route(end) as route:
+        await fill(route, 1)
+        route.up()
+        await end.wait_tried(1)
+        route.down("lost")
+        route.up()
+        end.gate.set()
+        await end.wait_for(1)
+        assert route.state.up
+
+
+async def test_a_closed_route_can_be_tidied(tmp_path: Path) -> None:
+    end = OtherEnd()
+    end.failures = {b"%010d" % 0: [BadMetadata("no")]}
+    async with open_world(tmp_path) as world:
+        async with world.route(end) as route:
+            await fill(route, 1)
+            route.up()
+            await until(lambda: world.outbox.dead_letters("cloud"))
+        assert await world.outbox.retry("cloud") == 1
+        assert len(world.outbox.entries("cloud")) == 1
+        assert await world.outbox.drop("cloud") == 1
+        assert world.outbox.states() == []
+        with pytest.raises(DriverError, match="no route 'other'; there is cloud"):
+            await world.outbox.drop("other")
