@@ -238,6 +238,7 @@ async def serve_generation(app: App, files: Files, *, task_status: trio.TaskStat
             built = _build(app, files, components.opened, channel, outside)
             app.node.peers.add(built.peer)
             stack.callback(lambda: app.node.peers.remove(built.peer, returns=app.reloading))
+            await _open_links(app, files, built, surroundings, stack)
             async with trio.open_nursery() as background:
                 background.start_soon(_attend_app, app, files, built, background)
                 task_status.started(built.generation)
@@ -298,6 +299,16 @@ def _channel_settings(files: Files) -> ChannelSettings:
     )
 
 
+async def _open_links(app: App, files: Files, built: _Built, around: Surroundings, stack: AsyncExitStack) -> None:
+    if not files.resources.links:
+        return
+    from edge_runtime.runtime.links import open_links
+
+    await stack.enter_async_context(
+        open_links(app.node, files.resources.links, around, built.pubsubs, built.generation.blocks.publisher)
+    )
+
+
 class _Outside(NamedTuple):
     urls: Any
     endpoints: Mapping[str, Endpoint]
@@ -352,6 +363,7 @@ class _Built:
         outbox: Outbox | None,
         peer: Peer,
         inputs: InputBindings | None,
+        pubsubs: Mapping[str, PubSubBinding],
     ) -> None:
         self.generation = generation
         self.channel = channel
@@ -360,6 +372,7 @@ class _Built:
         self.outbox = outbox
         self.peer = peer
         self.inputs = inputs
+        self.pubsubs = pubsubs
         self.begun = trio.Event()
 
 
@@ -422,7 +435,7 @@ def _build(app: App, files: Files, opened: Mapping[str, Opened], channel: Channe
         channel,
     )
     inputs = _inputs(app, files, bound, outputs, channel, policies, tracer)
-    return _Built(generation, channel, subscriber, streams, outbox, peer, inputs)
+    return _Built(generation, channel, subscriber, streams, outbox, peer, inputs, pubsubs)
 
 
 def _inputs(

@@ -14,7 +14,7 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -27,6 +27,9 @@ from edge_runtime.runtime.app import App, serve_app
 from edge_runtime.runtime.outbox import NodeOutbox
 from edge_runtime.runtime.settings import AppSettings, NodeSettings
 from edge_runtime.store.database import Databases, StoreLimits, open_databases
+
+if TYPE_CHECKING:
+    from edge_runtime.sync.links import Links
 
 log = logging.getLogger("dapr.runtime")
 signals_log = logging.getLogger("dapr.signals")
@@ -48,7 +51,8 @@ class Node:
         self.apps: dict[str, App] = {}
         self.peers = LocalPeers()
         self.code = 0
-        self._nursery = nursery
+        self.links: Links | None = None  # made with the first CloudLink
+        self.nursery = nursery
         self._stopping = False
         self._changed = trio.Event()
 
@@ -61,7 +65,7 @@ class Node:
             raise ConfigError(f"--app-id {app_id!r} runs on this node already; stop it first or choose another id")
         app = self.apps[app_id] = App(settings, self)
         try:
-            await self._nursery.start(self._serve, app)
+            await self.nursery.start(self._serve, app)
         except BaseException:
             self._forget(app)
             raise
@@ -106,7 +110,7 @@ class Node:
         """End the app's sidecar in a moment with nothing drained; the process with code 1 when it is all there is."""
         self.code = 1
         if self.has_others(app):
-            self._nursery.start_soon(self._end, app)
+            self.nursery.start_soon(self._end, app)
         else:
             threading.Timer(FORCED_AFTER_S, os._exit, (1,)).start()
 

@@ -42,6 +42,11 @@ class Outbox:
         self._nursery = nursery
         self._opening = trio.Lock()
 
+    @property
+    def node(self) -> str:
+        """Who this node is, as the ids of entries have it."""
+        return self._shared.store.identity.node
+
     @asynccontextmanager
     async def open_route(self, settings: RouteSettings, send: Send) -> AsyncIterator[RouteEnd]:
         """The route, sending through `send` until the block is left. What waits then stays on disk."""

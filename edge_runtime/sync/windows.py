@@ -8,13 +8,28 @@ may jump: nothing is remembered from one look to the next.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from time import struct_time
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from edge_runtime.config.links import DAY_MINUTES, Window
 
-# What the clock on the wall shows at a moment: time.localtime.
-Local = Callable[[float], struct_time]
+
+class Civil(Protocol):
+    """What a clock on the wall shows, as `time.struct_time` has it."""
+
+    @property
+    def tm_wday(self) -> int: ...
+    @property
+    def tm_hour(self) -> int: ...
+    @property
+    def tm_min(self) -> int: ...
+    @property
+    def tm_sec(self) -> int: ...
+    @property
+    def tm_gmtoff(self) -> int: ...
+
+
+# What it shows at a moment: time.localtime.
+Local = Callable[[float], Civil]
 
 
 class Now(NamedTuple):
@@ -32,7 +47,7 @@ def look(windows: Sequence[Window], at: float, local: Local) -> Now:
     return Now(opened, _next_change(windows, at, local, opened))
 
 
-def is_open(windows: Sequence[Window], clock: struct_time) -> bool:
+def is_open(windows: Sequence[Window], clock: Civil) -> bool:
     """Whether one of the windows is open when the clock shows this."""
     minute = clock.tm_hour * 60 + clock.tm_min
     return any(_covers(window, clock.tm_wday, minute) for window in windows)

@@ -269,6 +269,15 @@ def _object(members: Mapping[str, bytes]) -> bytes:
     return b"{%b}" % b",".join(b"%b:%b" % (quote(name), members[name]) for name in sorted(members))
 
 
+def with_attributes(event: bytes, attributes: Mapping[str, str]) -> bytes:
+    """The event with these attributes, in place of what it has under their names. Raises ValueError: it is none."""
+    members = _members(event)
+    if members.get("specversion", b"null") == b"null":
+        raise ValueError("a CloudEvent has a specversion")
+    members.update((name, quote(value)) for name, value in attributes.items())
+    return _object(members)
+
+
 def overrides_of(metadata: Mapping[str, str]) -> Overrides:
     """`cloudevent.*` of a publish's metadata, names in any case."""
     found: dict[str, str] = {}

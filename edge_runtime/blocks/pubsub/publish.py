@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import trio
@@ -28,6 +28,10 @@ BULK_PUBLISH: Final = "BULK_PUBSUB"
 BULK_PARALLEL_MAX: Final = 100
 
 NO_METADATA: Final[Mapping[str, str]] = {}
+
+# Takes an event that goes somewhere else as well, with the metadata of its publish. Raises `DriverError` when it
+# cannot; once it returns, the event is durable there.
+Forward = Callable[[bytes, Mapping[str, str]], Awaitable[None]]
 
 
 class ComponentPolicies(Protocol):
@@ -83,6 +87,7 @@ class Publisher:
         self._now = now
         self._tracer = tracer or Tracer(None)
         self._stamp = (-1, "")
+        self.forwards: Mapping[tuple[str, str], Sequence[Forward]] = {}  # by component and topic
         labels = ("component", "namespace", "success", "topic")
         self._count = metrics.counter("component_pubsub_egress_count", *labels)
         self._latency = metrics.histogram("component_pubsub_egress_latencies", *labels)
@@ -229,6 +234,8 @@ class Publisher:
         started = time.monotonic()
         success = "false"
         try:
+            if self.forwards:
+                await self._forward(binding.name, topic, data, metadata)
             if policy.active:
                 await policy.run(lambda: binding.driver.publish(binding.topic_prefix + topic, data, metadata))
             else:
@@ -249,18 +256,49 @@ class Publisher:
         if not entries:
             return []
         policy = self._policies.for_component(binding.name, "Pubsub", "Outbound")
+        refused: list[Failure] = []
+        if (binding.name, topic) in self.forwards:
+            entries, refused = await self._forward_all(binding.name, topic, entries, metadata)
         attempt = _BulkAttempt(binding, topic, entries, metadata)
         started = time.monotonic()
         try:
-            await (policy.run(attempt.run) if policy.active else attempt.run())
+            if entries:
+                await (policy.run(attempt.run) if policy.active else attempt.run())
         except DriverError as error:
             attempt.fail_all(error)
-        labels = (binding.name, self._namespace, "false" if attempt.failures else "true", topic)
+        failures = [*refused, *attempt.failures]
+        labels = (binding.name, self._namespace, "false" if failures else "true", topic)
         self._bulk_count.add(labels)
         elapsed_ms = int((time.monotonic() - started) * 1000)
         if elapsed_ms:
             self._bulk_latency.observe(elapsed_ms, labels)
-        return attempt.failures
+        return failures
+
+    async def _forward(self, pubsub: str, topic: str, data: bytes, metadata: Mapping[str, str]) -> None:
+        """Before the broker, since who is refused here may not have told anybody; and once, whatever a policy tries."""
+        for forward in self.forwards.get((pubsub, topic), ()):
+            await forward(data, metadata)
+
+    async def _forward_all(
+        self, pubsub: str, topic: str, entries: list[BulkEntry], metadata: Mapping[str, str]
+    ) -> tuple[list[BulkEntry], list[Failure]]:
+        """All at once and yet in order: each is on its way before the next one begins."""
+        errors: dict[str, str] = {}
+
+        async def one(entry: BulkEntry) -> None:
+            try:
+                await self._forward(pubsub, topic, entry.data, {**metadata, **entry.metadata})
+            except DriverError as error:
+                errors[entry.entry_id] = str(error)
+
+        async with trio.open_nursery() as nursery:
+            for entry in entries:
+                nursery.start_soon(one, entry)
+                # The first may come back before the task has run, the second not.
+                await trio.lowlevel.checkpoint()
+                await trio.lowlevel.checkpoint()
+        kept = [entry for entry in entries if entry.entry_id not in errors]
+        return kept, [Failure(entry_id, error) for entry_id, error in errors.items()]
 
     # --- refusals ---------------------------------------------------------------------------------------------------
 

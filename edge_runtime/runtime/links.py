@@ -1,0 +1,88 @@
+"""The cloud links of one app's files: their secrets, the node's links behind them, and the app's publishing before.
+
+Loaded when a CloudLink is written somewhere, and not before.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+from edge_runtime.blocks.pubsub.bindings import PubSubBinding
+from edge_runtime.blocks.pubsub.publish import Forward, Publisher
+from edge_runtime.config.links import CloudLink
+from edge_runtime.config.references import Surroundings, resolve_items
+from edge_runtime.sync.link import LinkSettings
+from edge_runtime.sync.links import Links, SharedLink
+
+if TYPE_CHECKING:
+    from edge_runtime.runtime.node import Node
+
+log: Final = logging.getLogger("dapr.runtime.link")
+
+
+@asynccontextmanager
+async def open_links(
+    node: Node,
+    resources: Sequence[CloudLink],
+    around: Surroundings,
+    pubsubs: Mapping[str, PubSubBinding],
+    publisher: Publisher,
+) -> AsyncIterator[Mapping[str, SharedLink]]:
+    """The app's links by name, until the block is left. What it publishes to their topics goes up from here on."""
+    links = await _node_links(node)
+    opened: dict[str, SharedLink] = {}
+    forwards: dict[tuple[str, str], list[Forward]] = {}
+    async with AsyncExitStack() as stack:
+        for resource in resources:
+            shared = await stack.enter_async_context(links.join(await _settings(resource, around), pubsubs))
+            opened[resource.name] = shared
+            for place, forward in shared.forwards().items():
+                forwards.setdefault(place, []).append(forward)
+            _say_what_has_no_effect(resource, pubsubs)
+        publisher.forwards = forwards
+        yield opened
+
+
+async def _node_links(node: Node) -> Links:
+    if node.links is None:
+        outbox = await node.outbox.get()
+        if node.links is None:  # another app may have been faster
+            node.links = Links(node.outbox, lambda: outbox.node, node.metrics, node.state_dir, node.nursery)
+    return node.links
+
+
+async def _settings(resource: CloudLink, around: Surroundings) -> LinkSettings:
+    """With a fault in place of what cannot be resolved: what is published meanwhile has to be kept all the same."""
+    found = await resolve_items(resource.items, resource.secret_store, around)
+    for line in found.warnings:
+        log.warning("%s: CloudLink %r: %s", resource.source, resource.name, line)
+    fault = ""
+    if found.waits_for:
+        fault = f"the secret store {found.waits_for!r} is not loaded; define it or correct auth.secretStore"
+    missing = [item.name for item in resource.items if not found.values.get(item.name)]
+    if missing and not fault:
+        fault = f"{', '.join(missing)}: the secret is not there or empty; correct it and reload"
+    if fault:
+        log.error("%s: CloudLink %r: %s; events are kept until then", resource.source, resource.name, fault)
+    return LinkSettings(resource._replace(source="", scopes=()), tuple(sorted(found.values.items())), fault)
+
+
+def _say_what_has_no_effect(resource: CloudLink, pubsubs: Mapping[str, PubSubBinding]) -> None:
+    if resource.without_effect:
+        log.warning(
+            "%s: CloudLink %r: routes.%s: read and checked, without effect yet; topicsUp and topicsDown take effect",
+            resource.source,
+            resource.name,
+            ", routes.".join(resource.without_effect),
+        )
+    for up in resource.topics_up:
+        if up.pubsub not in pubsubs:
+            log.warning(
+                "%s: CloudLink %r: routes.topicsUp: this app has no pub/sub component %r, so nothing goes up from it",
+                resource.source,
+                resource.name,
+                up.pubsub,
+            )

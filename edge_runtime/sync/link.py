@@ -1,0 +1,667 @@
+"""A cloud link: calls of another Dapr sidecar over a network that comes and goes.
+
+    window and budget allow it? ── no ──► waiting, out-of-budget
+       └─ probe ── fails ──► down ── back-off, or the kernel tells of a change ──► probe
+            └─ answers ──► up ── a call finds trouble, a change, nothing heard for an interval ──► probe
+
+Each time that the link is up has clients and connections of its own: nothing that hung survives. A call that fails is
+no proof: the probe decides whether the link is down (`Unreachable`) or only this call failed (`DriverError`).
+Only documented calls of Dapr's APIs go out.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, NoReturn, Protocol, TypeVar
+from urllib.parse import quote
+
+import trio
+
+from edge_runtime.config.links import CloudLink
+from edge_runtime.model.errors import DriverError, Unreachable
+from edge_runtime.model.http import Body, Header, Request
+from edge_runtime.net.client_tls import client_tls
+from edge_runtime.net.connections import Origin
+from edge_runtime.net.http_client import ClientLimits, HttpClient, open_http_client
+from edge_runtime.net.route_changes import open_route_changes
+from edge_runtime.net.tunnels import Dialer, Proxy, parse_proxy
+from edge_runtime.net.urls import Url, parse_url
+from edge_runtime.observability.metrics import Metrics
+from edge_runtime.sync.budget import Budget
+from edge_runtime.sync.windows import look
+
+if TYPE_CHECKING:
+    import ssl
+
+    from google.protobuf.message import Message
+
+    from edge_runtime.net.grpc.client import ClientCall, GrpcClient
+
+    M = TypeVar("M", bound=Message)
+
+logger: Final = logging.getLogger("dapr.runtime.link")
+
+StateName = Literal["up", "down", "waiting", "out-of-budget"]
+
+PROBE_PATH: Final = b"/v1.0/healthz/outbound"
+# Needs the token, which the one above does not.
+TOKEN_PROBE_PATH: Final = b"/v1.0/metadata"
+_LOOK_S: Final = 15.0  # how often the clock on the wall is looked at, which may jump
+_SAFE: Final = "!$&'()*+,-.:;=@_~"
+
+# What the bytes on a connection are for.
+current_class: ContextVar[str] = ContextVar("link_class", default="probe")
+
+
+class LinkState(NamedTuple):
+    """`reason` is empty when the link is up."""
+
+    name: StateName
+    reason: str = ""
+
+    @property
+    def up(self) -> bool:
+        return self.name == "up"
+
+
+class LinkLimits(NamedTuple):
+    """For how long things are waited for, how large an answer may be, and how many calls go on at once."""
+
+    connect_timeout_s: float = 10.0
+    call_timeout_s: float = 15.0
+    probe_timeout_s: float = 5.0
+    reach_timeout_s: float = 1.0
+    first_backoff_s: float = 0.25
+    answer_bytes_max: int = 16 * 2**20
+    connections_max: int = 16
+    keepalive_idle_s: float = 30.0
+    keepalive_timeout_s: float = 10.0
+
+
+class LinkSettings(NamedTuple):
+    """A CloudLink with its references resolved. `values` are those of its items; `fault` is why it cannot be used."""
+
+    resource: CloudLink
+    values: tuple[tuple[str, str], ...] = ()
+    fault: str = ""
+    limits: LinkLimits = LinkLimits()
+
+    def value(self, name: str) -> str:
+        return dict(self.values).get(name, "")
+
+
+class Clocks(NamedTuple):
+    """The wall clock and its local time; tests have their own."""
+
+    wall: Callable[[], float] = time.time
+    local: Callable[[float], time.struct_time] = time.localtime
+    chance: Callable[[], float] = random.random
+
+
+class Ledger(Protocol):
+    """Remembers what was spent of a day's budget while the process is away."""
+
+    def load(self) -> tuple[int, float]:
+        """(bytes, age of the day in seconds)."""
+
+    def save(self, spent: int, day_age_s: float) -> None: ...
+
+
+class LinkMetrics:
+    """The counts of all links of a node."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.up = metrics.gauge("edge_link_up", "link")
+        self.changes = metrics.counter("edge_link_changes_total", "link", "state")
+        self.bytes = metrics.counter("edge_link_bytes_total", "link", "class", "direction")
+        self.calls = metrics.counter("edge_link_calls_total", "link", "class", "outcome")
+        self.day_left = metrics.gauge("edge_link_budget_left_bytes", "link")
+
+
+class Answer(NamedTuple):
+    """What the other sidecar said; a status of the 200s."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class _Suspicion(Exception):
+    """A call failed in a way that lets one ask whether the link is down."""
+
+
+class _Session:
+    """The clients of one time of being up, and the calls that go on."""
+
+    def __init__(self, http: HttpClient, grpc: GrpcClient | None) -> None:
+        self.http = http
+        self.grpc = grpc
+        self.calls: set[trio.CancelScope] = set()
+        self.over = trio.Event()
+        self.probing = trio.Lock()
+        self.heard_at = trio.current_time()
+
+    def end(self) -> None:
+        self.over.set()
+        for scope in self.calls:
+            scope.cancel()
+
+
+class Link:
+    """One link. `run` keeps its state; the rest may be called at any time."""
+
+    def __init__(
+        self,
+        settings: LinkSettings,
+        metrics: LinkMetrics,
+        ledger: Ledger | None = None,
+        clocks: Clocks = Clocks(),  # noqa: B008
+    ) -> None:
+        resource = settings.resource
+        self.name = resource.name
+        self.settings = settings
+        self.state = LinkState("down", "not tried yet")
+        self.listeners: list[Callable[[LinkState], None]] = []
+        self._limits = settings.limits
+        self._metrics = metrics
+        self._ledger = ledger
+        self._clocks = clocks
+        self._fault = settings.fault
+        self._changed = trio.Event()
+        self._session: _Session | None = None
+        self._token_refused = False
+        self._backoff_s = 0.0
+        self._ends = _Ends(settings)
+        self._fault = self._fault or self._ends.fault
+        self._dialer = Dialer(self._ends.proxy, self._count)
+        # An HTTP/2 connection writes for all its streams at once; those of a link are subscriptions.
+        self._grpc_dialer = Dialer(self._ends.proxy, lambda sent, received: self._count(sent, received, "topics-down"))
+        self._budget = Budget(resource.bytes_per_second, resource.bytes_per_day)
+        self._saved = 0
+        self._turns = trio.Lock()
+        if ledger is not None and resource.bytes_per_day:
+            spent, age_s = ledger.load()
+            self._budget.restore(spent, age_s, trio.current_time())
+            self._saved = self._budget.spent
+        metrics.up.set(0, (self.name,))
+
+    @property
+    def metered(self) -> bool:
+        return self.settings.resource.metered
+
+    # --- state ------------------------------------------------------------------------------------------------------
+
+    async def changes(self) -> AsyncIterator[LinkState]:
+        """The state now, and each one that follows; who is slow hears the latest only."""
+        last: LinkState | None = None
+        while True:
+            changed = self._changed
+            if self.state != last:
+                last = self.state
+                yield last
+            else:
+                await changed.wait()
+
+    async def until_up(self) -> None:
+        """Wait until the link is up."""
+        while not self.state.up:
+            await self._changed.wait()
+
+    def _set(self, state: LinkState) -> None:
+        if state == self.state:
+            return
+        last, self.state = self.state, state
+        if state.name != last.name or last.reason == "not tried yet":
+            self._metrics.changes.add((self.name, state.name))
+            text = f": {state.reason}" if state.reason else ""
+            logger.info("cloud link %s is %s%s", self.name, state.name, text)
+        self._metrics.up.set(int(state.up), (self.name,))
+        if not state.up and self._session is not None:
+            self._session.end()
+        for listener in list(self.listeners):
+            listener(state)
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def run(self) -> None:
+        """Keep the state until cancelled."""
+        try:
+            while True:
+                pause_s = self._closed()
+                if pause_s is None:
+                    pause_s = await self._session_or_pause()
+                if pause_s:
+                    await self._rest(pause_s)
+        finally:
+            self._set(LinkState("down", "the link is closed"))
+            self._save(force=True)
+
+    def _closed(self) -> float | None:
+        """How long the link may not be used, with its state set to why; None when it may."""
+        if self._fault:
+            self._set(LinkState("down", self._fault))
+            return float("inf")
+        wall = self._clocks.wall()
+        window = look(self.settings.resource.windows, wall, self._clocks.local)
+        if not window.open:
+            until = "" if window.changes_at is None else f", which opens at {self._hour(window.changes_at)}"
+            self._set(LinkState("waiting", f"waits for its window{until}"))
+            return _LOOK_S if window.changes_at is None else min(max(window.changes_at - wall, 0.01), _LOOK_S)
+        now = trio.current_time()
+        if self._budget.day_left(now) == 0:
+            resets_s = self._budget.resets_in_s(now)
+            self._set(LinkState("out-of-budget", f"the day's bytes are spent until {self._hour(wall + resets_s)}"))
+            return min(resets_s + 0.001, 3600.0)
+        return None
+
+    def _hour(self, at: float) -> str:
+        return time.strftime("%Y-%m-%d %H:%M", self._clocks.local(at))
+
+    async def _rest(self, pause_s: float) -> None:
+        """Nothing goes on. Waiting for the other end is cut short by a change of the network."""
+        if self.state.name != "down" or self._fault:
+            with trio.move_on_after(pause_s):
+                await trio.sleep_forever()
+            return
+        async with open_route_changes() as changes:
+            with trio.move_on_after(pause_s):
+                await changes.wait()
+                self._backoff_s = 0.0
+
+    async def _session_or_pause(self) -> float:
+        """One time of being up; how long to wait before the next is tried."""
+        async with AsyncExitStack() as stack:
+            session = await self._open_session(stack)
+            reason = await self._probe(session)
+            if reason:
+                self._set(LinkState("down", reason))
+                return self._next_backoff_s()
+            self._session = session
+            self._backoff_s = 0.0
+            self._set(LinkState("up"))
+            try:
+                await self._watch(session)
+            finally:
+                session.end()
+                self._session = None
+        return 0.0 if self._closed() is not None else self._next_backoff_s()
+
+    def _next_backoff_s(self) -> float:
+        most_s = min(self.settings.resource.probe_s, 60.0)
+        self._backoff_s = min(max(self._backoff_s * 2, self._limits.first_backoff_s), most_s)
+        return self._backoff_s * (0.75 + 0.5 * self._clocks.chance())
+
+    async def _open_session(self, stack: AsyncExitStack) -> _Session:
+        limits = self._limits
+        client_limits = ClientLimits(
+            connections_max=limits.connections_max,
+            idle_max=limits.connections_max,
+            head_bytes_max=65536,
+            connect_timeout_s=limits.connect_timeout_s,
+        )
+        http = await stack.enter_async_context(open_http_client(client_limits, self._ends.tls, self._dialer.dial))
+        grpc = None
+        if self._ends.grpc is not None:
+            grpc = await stack.enter_async_context(self._open_grpc(self._ends.grpc))
+        return _Session(http, grpc)
+
+    @asynccontextmanager
+    async def _open_grpc(self, origin: Origin) -> AsyncIterator[GrpcClient]:
+        from edge_runtime.net.grpc.client import CLIENT_HTTP2_LIMITS, open_grpc_client
+
+        tls = self._ends.grpc_tls() if origin.scheme == "https" else None
+        limits = CLIENT_HTTP2_LIMITS._replace(
+            keepalive_idle_s=self._limits.keepalive_idle_s * (10 if self.metered else 1),
+            keepalive_timeout_s=self._limits.keepalive_timeout_s,
+        )
+        async with open_grpc_client(
+            origin,
+            tls,
+            http2_limits=limits,
+            connect_timeout_s=self._limits.connect_timeout_s,
+            dial=self._grpc_dialer.dial,
+        ) as client:
+            yield client
+
+    async def _watch(self, session: _Session) -> None:
+        """Until the session is over."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_network, session)
+            nursery.start_soon(self._watch_clock, session)
+            if not self.metered:
+                nursery.start_soon(self._watch_silence, session)
+            await session.over.wait()
+            nursery.cancel_scope.cancel()
+
+    async def _watch_network(self, session: _Session) -> None:
+        """The kernel tells of links, addresses and routes that come and go: is there still a way?"""
+        async with open_route_changes() as changes:
+            while True:
+                await changes.wait()
+                if not await self._dialer.can_reach(self._ends.http.origin, self._limits.reach_timeout_s):
+                    self._fall(session, "the network has changed, and there is no way to the sidecar")
+
+    async def _watch_clock(self, session: _Session) -> None:
+        """A window that closes, and a day's budget that is spent, end the session."""
+        resource = self.settings.resource
+        while resource.windows or resource.bytes_per_day:
+            wall = self._clocks.wall()
+            window = look(resource.windows, wall, self._clocks.local)
+            pause_s = _LOOK_S if window.changes_at is None else min(max(window.changes_at - wall, 0.01), _LOOK_S)
+            if not window.open or self._budget.day_left(trio.current_time()) == 0:
+                self._closed()
+                return
+            await trio.sleep(pause_s)
+        await trio.sleep_forever()
+
+    async def _watch_silence(self, session: _Session) -> None:
+        """Ask when nothing was heard for an interval."""
+        interval_s = self.settings.resource.probe_s
+        while True:
+            quiet_s = trio.current_time() - session.heard_at
+            if quiet_s < interval_s:
+                await trio.sleep(interval_s - quiet_s)
+            else:
+                await self._doubt(session, trio.current_time())
+
+    def _fall(self, session: _Session, reason: str) -> None:
+        if session is self._session and not session.over.is_set():
+            self._set(LinkState("down", reason))
+        session.end()
+
+    async def _doubt(self, session: _Session, since: float) -> str:
+        """Ask the sidecar whether it is there, once for all who doubt at the same time; why it is not."""
+        async with session.probing:
+            if session.over.is_set():
+                return self.state.reason or "the link was down meanwhile"
+            if session.heard_at > since:
+                return ""
+            reason = await self._probe(session)
+            if reason:
+                self._fall(session, reason)
+            return reason
+
+    async def _probe(self, session: _Session) -> str:
+        """Ask for its health; empty, or why the link is down."""
+        path = TOKEN_PROBE_PATH if self._token_refused else PROBE_PATH
+        token = current_class.set("probe")
+        try:
+            with trio.move_on_after(self._limits.probe_timeout_s):
+                answer = await self._exchange(session, Request("GET", self._ends.http.path + path, self._ends.headers))
+                return self._judge_probe(session, answer)
+            return f"no answer within {self._limits.probe_timeout_s:g} s"
+        except DriverError as error:
+            return str(error)
+        finally:
+            current_class.reset(token)
+
+    def _judge_probe(self, session: _Session, answer: Answer) -> str:
+        if self._token_refused and answer.status == 401:
+            return _TOKEN_REFUSED
+        # The first needs no token; the second an operator may have taken out of the API, as allow lists can.
+        known = (403, 404) if self._token_refused else (401, 403)
+        if _is_page(answer) or not (200 <= answer.status < 300 or answer.status in known):
+            return f"the health check was answered {answer.status}{_excerpt(answer)}"
+        self._token_refused = False
+        session.heard_at = trio.current_time()
+        return ""
+
+    # --- budget -----------------------------------------------------------------------------------------------------
+
+    def _count(self, sent: int, received: int, kind: str = "") -> None:
+        """Every byte below TLS comes by here."""
+        kind = kind or current_class.get()
+        if sent:
+            self._metrics.bytes.add((self.name, kind, "sent"), sent)
+        if received:
+            self._metrics.bytes.add((self.name, kind, "received"), received)
+        now = trio.current_time()
+        self._budget.charge(sent + received, now)
+        left = self._budget.day_left(now)
+        if left is not None:
+            self._metrics.day_left.set(left, (self.name,))
+            self._save()
+            if not left:
+                self._closed()
+
+    def _save(self, *, force: bool = False) -> None:
+        """Ahead of what is spent, a sixty-fourth of the day at a time: few writes, and no byte is forgotten."""
+        budget, per_day = self._budget, self.settings.resource.bytes_per_day
+        if self._ledger is None or not per_day:
+            return
+        step = max(per_day // 64, 65536)
+        if budget.spent >= self._saved or budget.spent < self._saved - 2 * step or (force and budget.spent):
+            self._saved = budget.spent if force else budget.spent + step
+            age_s = 86400.0 - budget.resets_in_s(trio.current_time())
+            self._ledger.save(min(self._saved, per_day) if budget.spent < per_day else budget.spent, age_s)
+
+    async def admit(self, size: int) -> None:
+        """Wait until the budget has room. Raises `Unreachable` when the day's is spent."""
+        budget = self._budget
+        if budget.wait_s(trio.current_time()):
+            async with self._turns:  # first come, first served
+                while pause_s := budget.wait_s(trio.current_time()):
+                    if pause_s == float("inf"):
+                        raise Unreachable(f"link {self.name}: the day's bytes are spent")
+                    await trio.sleep(min(pause_s, 60.0))
+        budget.reserved += size
+
+    # --- calls ------------------------------------------------------------------------------------------------------
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        *,
+        query: Sequence[tuple[str, str]] = (),
+        headers: Sequence[Header] = (),
+        kind: str = "call",
+        timeout_s: float | None = None,
+        repeatable: bool = True,
+    ) -> Answer:
+        """One documented call; `path` begins with its version and is encoded already (`segment`).
+
+        Raises `Unreachable` when the link is down, a `permanent` error for a considered refusal, else `DriverError`.
+        """
+        target = self._ends.http.path + b"/" + path.encode()
+        if query:
+            target += (
+                b"?" + "&".join(f"{quote(name, safe='.')}={quote(value, safe='')}" for name, value in query).encode()
+            )
+        request = Request(method, target, (*self._ends.headers, *headers), Body(body))
+        size = len(target) + len(body) + sum(len(name) + len(value) + 4 for name, value in request.headers)
+        async with self._calling(size, kind) as session:
+            since = trio.current_time()
+            try:
+                with trio.move_on_after(timeout_s or self._limits.call_timeout_s) as limit:
+                    answer = await self._exchange(session, request)
+                if limit.cancelled_caught:
+                    raise _Suspicion(f"no answer within {timeout_s or self._limits.call_timeout_s:g} s")
+                if _is_page(answer) or answer.status in (502, 503, 504) or 300 <= answer.status < 400:
+                    raise _Suspicion(f"answered {answer.status}{_excerpt(answer)}")
+            except (_Suspicion, DriverError) as error:
+                await self._suspect(session, since, str(error), error)
+            session.heard_at = trio.current_time()
+            return self._judge(session, answer)
+
+    async def _suspect(self, session: _Session, since: float, what: str, error: Exception) -> NoReturn:
+        """Raises in any case: which error, the probe says."""
+        reason = await self._doubt(session, since)
+        if reason:
+            raise Unreachable(f"link {self.name}: {reason}") from error
+        raise DriverError(f"link {self.name}: {what}", code=getattr(error, "code", None)) from error
+
+    def _judge(self, session: _Session, answer: Answer) -> Answer:
+        status = answer.status
+        if 200 <= status < 300:
+            return answer
+        text = f"link {self.name}: answered {status}{_excerpt(answer)}"
+        if status == 401:
+            self._token_refused = True
+            self._fall(session, _TOKEN_REFUSED)
+            raise Unreachable(f"link {self.name}: {_TOKEN_REFUSED}", code=status)
+        if 400 <= status < 500 and status not in (407, 408, 425, 429):
+            raise Refused(text, answer)
+        raise DriverError(text, code=status)
+
+    @asynccontextmanager
+    async def _calling(self, size: int, kind: str) -> AsyncIterator[_Session]:
+        """A session for one call, which ends with it when the link goes down."""
+        await self.admit(size)
+        token = current_class.set(kind)
+        outcome = "failed"
+        try:
+            session = self._session
+            if session is None or not self.state.up:
+                raise Unreachable(f"link {self.name} is {self.state.name}: {self.state.reason}")
+            with session_scope(session) as scope:
+                yield session
+                outcome = "done"
+            if scope.cancelled_caught:
+                raise Unreachable(f"link {self.name} is {self.state.name}: {self.state.reason}")
+        finally:
+            self._budget.reserved -= size
+            current_class.reset(token)
+            self._metrics.calls.add((self.name, kind, outcome))
+
+    async def _exchange(self, session: _Session, request: Request) -> Answer:
+        response = await session.http.send(self._ends.http.origin, request)
+        try:
+            body = await response.body.read(self._limits.answer_bytes_max)
+        finally:
+            await response.body.aclose()
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
+        return Answer(response.status, headers, body)
+
+    async def unary(
+        self, path: str, request: Message, reply_type: type[M], *, kind: str = "call", timeout_s: float | None = None
+    ) -> M:
+        """A unary gRPC call. Raises as `call` does, by the meaning of the codes."""
+        data = request.SerializeToString()
+        async with self._calling(len(data) + len(path), kind) as session:
+            since = trio.current_time()
+            limit_s = timeout_s or self._limits.call_timeout_s
+            try:
+                reply = await self._grpc(session).unary(
+                    path, data, reply_type, metadata=self._ends.metadata, timeout_s=limit_s
+                )
+            except DriverError as error:
+                await self.judge_rpc(error, since)
+                raise
+            session.heard_at = trio.current_time()
+            return reply.message
+
+    @asynccontextmanager
+    async def open_call(self, path: str, *, kind: str) -> AsyncIterator[ClientCall]:
+        """A streaming gRPC call; it ends with `Unreachable` when the link goes down."""
+        async with self._calling(0, kind) as session:
+            async with self._grpc(session).open_call(path, self._ends.metadata) as call:
+                yield call
+
+    def _grpc(self, session: _Session) -> GrpcClient:
+        if session.grpc is None:
+            raise DriverError(f"link {self.name} has no spec.endpoint.grpc; add it")
+        return session.grpc
+
+    def heard(self) -> None:
+        """Something came from the other end."""
+        if self._session is not None:
+            self._session.heard_at = trio.current_time()
+
+    async def judge_rpc(self, error: DriverError, since: float) -> None:
+        """Say what a failed gRPC call means, which began at `since`: raises `Unreachable` when the link is down."""
+        session = self._session
+        if session is None:
+            raise Unreachable(f"link {self.name} is {self.state.name}: {self.state.reason}") from error
+        if error.code == 16:
+            self._token_refused = True
+            self._fall(session, _TOKEN_REFUSED)
+            raise Unreachable(f"link {self.name}: {_TOKEN_REFUSED}", code=16) from error
+        if error.code in (None, 4, 14):
+            await self._suspect(session, since, str(error), error)
+        if error.code in (3, 5, 6, 7, 9, 11, 12):
+            raise Refused(f"link {self.name}: {error}", None, error.code) from error
+
+
+class Refused(DriverError):
+    """The other sidecar's considered no; `answer` is what it said over HTTP."""
+
+    permanent = True
+
+    def __init__(self, message: str, answer: Answer | None, code: int | None = None) -> None:
+        super().__init__(message, code=answer.status if answer is not None else code)
+        self.answer = answer
+
+
+_TOKEN_REFUSED: Final = "the sidecar refuses the token (401); correct spec.token and reload"
+
+
+@contextmanager
+def session_scope(session: _Session) -> Iterator[trio.CancelScope]:
+    """A scope that the end of the session cancels."""
+    with trio.CancelScope() as scope:
+        session.calls.add(scope)
+        if session.over.is_set():
+            scope.cancel()
+        try:
+            yield scope
+        finally:
+            session.calls.discard(scope)
+
+
+class _Ends:
+    """Where calls go, and what they all carry. With a `fault` the link is down, and keeps what it is given."""
+
+    def __init__(self, settings: LinkSettings) -> None:
+        resource = settings.resource
+        self.fault = ""
+        self.http: Url = parse_url(resource.http.rstrip("/"))
+        self.grpc: Origin | None = parse_url(resource.grpc).origin if resource.grpc else None
+        token = settings.value("token")
+        self.headers: tuple[Header, ...] = ((b"dapr-api-token", token.encode()),) if token else ()
+        self.metadata: tuple[tuple[str, str | bytes], ...] = (("dapr-api-token", token),) if token else ()
+        self.proxy: Proxy | None = None
+        self._make_tls: Callable[[], ssl.SSLContext] | None = None
+        if not (token.isascii() and token.isprintable()):
+            self.fault = "spec.token has letters that no header takes; correct the secret"
+        proxy = settings.value("proxy")
+        try:
+            self.proxy = parse_proxy(proxy) if proxy else None
+        except ValueError as error:
+            self.fault = f"spec.proxy cannot be used: {error}"
+        self._texts = (settings.value("ca"), settings.value("clientCert"), settings.value("clientKey"))
+        try:
+            self._make_tls = client_tls(*self._texts)
+        except ValueError as error:
+            self.fault = f"spec.tls cannot be used: {error}"
+
+    def tls(self) -> ssl.SSLContext:
+        assert self._make_tls is not None
+        return self._make_tls()
+
+    def grpc_tls(self) -> ssl.SSLContext:
+        """Settings of their own: these ask for HTTP/2."""
+        context = client_tls(*self._texts)()
+        context.set_alpn_protocols(["h2"])
+        return context
+
+
+def segment(text: str) -> str:
+    """A name as one segment of a path."""
+    return quote(text, safe=_SAFE.replace("+", ""))
+
+
+def _is_page(answer: Answer) -> bool:
+    """A web page where a sidecar never has one: a captive portal, or a proxy that speaks for itself."""
+    return answer.headers.get("content-type", "").lower().startswith("text/html")
+
+
+def _excerpt(answer: Answer) -> str:
+    text = " ".join(answer.body[:300].decode("utf-8", "replace").split())
+    return f": {text}" if text else ""

@@ -1,0 +1,230 @@
+"""The node's cloud links: one for all apps whose files name the same, open as long as one of them does.
+
+    app's publish ── forward ──► outbox ── send ──► link ──► other sidecar
+    other sidecar ── stream ──► link ──► one of the apps' components
+
+An app joins with what it has to offer for the way down: its pub/sub components.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Final, Protocol
+
+import trio
+
+from edge_runtime.model.errors import DriverError
+from edge_runtime.model.ports import Outbox, PubSub
+from edge_runtime.observability.metrics import Metrics
+from edge_runtime.sync.link import Clocks, Link, LinkMetrics, LinkSettings, LinkState
+from edge_runtime.sync.remote import RemoteSidecar
+from edge_runtime.sync.topics_up import TopicUpRoute, route_settings
+from edge_runtime.wire import cloudevents
+
+if TYPE_CHECKING:
+    from edge_runtime.sync.topics_down import TopicDownRoute
+
+logger: Final = logging.getLogger("dapr.runtime.link")
+
+STATES_PUBSUB: Final = "pubsub"
+STATES_TOPIC: Final = "edge.links"
+STATES_TYPE: Final = "io.edge-runtime.link.state"
+_LEAVE_LIMIT_S: Final = 5.0
+# So long is waited for a broker that does not take a change of state.
+_TELL_LIMIT_S: Final = 5.0
+
+Forward = Callable[[bytes, Mapping[str, str]], Awaitable[None]]
+
+
+class LocalPubSub(Protocol):
+    """A pub/sub component of an app, as far as links are concerned."""
+
+    @property
+    def driver(self) -> PubSub: ...
+    @property
+    def topic_prefix(self) -> str: ...
+
+
+class SharedLink:
+    """A link with its routes, and the apps that have it in their files."""
+
+    def __init__(self, link: Link, outbox: Outbox, node: Callable[[], str], clocks: Clocks) -> None:
+        self.link = link
+        self.remote = RemoteSidecar(link)
+        self.apps: list[Mapping[str, LocalPubSub]] = []
+        self.scope = trio.CancelScope()
+        self.closed = trio.Event()
+        self._outbox = outbox
+        self._node = node
+        self._clocks = clocks
+        self._ups = [TopicUpRoute(topic, self.remote, clocks.wall) for topic in link.settings.resource.topics_up]
+
+    def forwards(self) -> dict[tuple[str, str], Forward]:
+        """What takes an app's events, by component and topic."""
+        return {(up.topic.pubsub, up.topic.topic): up.take for up in self._ups}
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Serve until the scope is cancelled. `started` is said once every route takes events."""
+        begun = False
+        try:
+            with self.scope:
+                async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
+                    await self._open_routes(stack)
+                    task_status.started()
+                    begun = True
+                    nursery.start_soon(self.link.run)
+                    nursery.start_soon(self._tell_apps)
+                    for down in self._downs():
+                        nursery.start_soon(down.run)
+        except Exception:
+            if not begun:
+                raise
+            logger.exception("cloud link %s has failed; a reload opens it again", self.link.name)
+        finally:
+            self.closed.set()
+
+    async def _open_routes(self, stack: AsyncExitStack) -> None:
+        for up in self._ups:
+            settings = route_settings(self.link.name, up.topic)
+            up.route = await stack.enter_async_context(self._outbox.open_route(settings, up.send))
+        self.link.listeners.append(self._follow)
+
+    def _follow(self, state: LinkState) -> None:
+        for up in self._ups:
+            if state.up:
+                up.route.up()
+            else:
+                up.route.down(state.reason)
+
+    def _downs(self) -> list[TopicDownRoute]:
+        topics = self.link.settings.resource.topics_down
+        if not topics:
+            return []
+        from edge_runtime.sync.topics_down import TopicDownRoute  # brings gRPC
+
+        return [TopicDownRoute(topic, self.link, self.publish_here, self._node) for topic in topics]
+
+    async def publish_here(self, pubsub: str, topic: str, data: bytes) -> None:
+        """To the component of the app that came last, past what would send it up again."""
+        for components in reversed(self.apps):
+            if pubsub in components:
+                local = components[pubsub]
+                await local.driver.publish(local.topic_prefix + topic, data, {})
+                return
+        raise DriverError(f"no app of this node has a pub/sub component {pubsub!r}; add it, or correct the route")
+
+    async def _tell_apps(self) -> None:
+        """Changes of state, as events that apps can subscribe to."""
+        async for state in self.link.changes():
+            if state.name == "down" and state.reason == "not tried yet":
+                continue
+            if not any(STATES_PUBSUB in components for components in self.apps):
+                continue
+            try:
+                with trio.fail_after(_TELL_LIMIT_S):
+                    await self.publish_here(STATES_PUBSUB, STATES_TOPIC, self._state_event(state))
+            except (DriverError, trio.TooSlowError) as error:
+                logger.warning("cloud link %s: topic %s: %s", self.link.name, STATES_TOPIC, error)
+
+    def _state_event(self, state: LinkState) -> bytes:
+        data = {"link": self.link.name, "state": state.name, "reason": state.reason}
+        now = self._clocks.wall()
+        return cloudevents.make_envelope(
+            json.dumps(data).encode(),
+            cloudevents.JSON_TYPE,
+            event_id=os.urandom(16).hex(),
+            time=cloudevents.rfc3339(now, self._clocks.local(now).tm_gmtoff),
+            source=f"edge-runtime/links/{self.link.name}",
+            topic=STATES_TOPIC,
+            pubsub=STATES_PUBSUB,
+            overrides=cloudevents.NO_OVERRIDES._replace(type=STATES_TYPE),
+        )
+
+
+class DayFile:
+    """What a link has spent of its day, in a small file: read once, and written some dozens of times a day."""
+
+    def __init__(self, path: str, wall: Callable[[], float]) -> None:
+        self._path = path
+        self._wall = wall
+
+    def load(self) -> tuple[int, float]:
+        """A file that cannot be read says nothing; a clock that went back makes no new day."""
+        try:
+            with open(self._path, "rb") as file:
+                saved = json.loads(file.read(1000))
+            return int(saved["spent"]), max(self._wall() - float(saved["began"]), 0.0)
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0, 0.0
+
+    def save(self, spent: int, day_age_s: float) -> None:
+        """Whole or not at all."""
+        text = json.dumps({"spent": spent, "began": round(self._wall() - day_age_s)})
+        try:
+            os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
+            with open(f"{self._path}.new", "w") as file:
+                file.write(text)
+            os.replace(f"{self._path}.new", self._path)
+        except OSError as error:
+            logger.warning("%s: cannot be written: %s", self._path, error.strerror)
+
+
+class Links:
+    """The links of a node that are open."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        node: Callable[[], str],
+        metrics: Metrics,
+        state_dir: str,
+        nursery: trio.Nursery,
+        clocks: Clocks = Clocks(),  # noqa: B008 - immutable
+    ) -> None:
+        self._outbox = outbox
+        self._node = node
+        self._metrics = LinkMetrics(metrics)
+        self._state_dir = state_dir
+        self._nursery = nursery
+        self._clocks = clocks
+        self._open: dict[LinkSettings, SharedLink] = {}
+        self._opening = trio.Lock()
+
+    @asynccontextmanager
+    async def join(self, settings: LinkSettings, components: Mapping[str, LocalPubSub]) -> AsyncIterator[SharedLink]:
+        """The link for one app, until the block is left; apps with the same settings share it."""
+        async with self._opening:
+            shared = self._open.get(settings)
+            if shared is None or shared.closed.is_set():
+                shared = self._new(settings)
+                shared.apps.append(components)
+                await self._nursery.start(shared.run)
+                self._open[settings] = shared
+            else:
+                shared.apps.append(components)
+        try:
+            yield shared
+        finally:
+            with trio.move_on_after(_LEAVE_LIMIT_S, shield=True):
+                await self._leave(shared, components)
+
+    def _new(self, settings: LinkSettings) -> SharedLink:
+        name = settings.resource.name
+        # Names of links have no slash: config/documents.py.
+        day = DayFile(os.path.join(self._state_dir, "links", f"{name}.json"), self._clocks.wall)
+        link = Link(settings, self._metrics, day, self._clocks)
+        return SharedLink(link, self._outbox, self._node, self._clocks)
+
+    async def _leave(self, shared: SharedLink, components: Mapping[str, LocalPubSub]) -> None:
+        async with self._opening:
+            shared.apps = [one for one in shared.apps if one is not components]
+            if shared.apps:
+                return
+            if self._open.get(shared.link.settings) is shared:
+                del self._open[shared.link.settings]
+            shared.scope.cancel()
+            await shared.closed.wait()
