@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from edge_runtime.model.errors import ConfigError
+
+if TYPE_CHECKING:
+    from edge_runtime.config.flags import DaprdFlags
 
 
 class HostedApp(Protocol):
@@ -62,15 +65,9 @@ async def run(
     task_status: Any,
 ) -> int:
     """Serve until the node is told to stop; the value is the exit code. `task_status` gets a RunningNode."""
-    from edge_runtime.config.flags import parse_flags, validate
     from edge_runtime.runtime import AppSettings, NodeSettings, run_node
 
-    settings: list[AppSettings] = []
-    for app in apps:
-        flags = parse_flags(app.arguments)
-        if problems := validate(flags):
-            raise ConfigError("; ".join(problems))
-        settings.append(AppSettings(flags, app.environment, app.directory))
+    settings = [AppSettings(_flags(app, len(apps) > 1), app.environment, app.directory) for app in apps]
     return await run_node(
         NodeSettings(node.state_directory, node.attach, node.linger, node.log_level, node.log_as_json, node.log_file),
         settings,
@@ -79,6 +76,22 @@ async def run(
         on_ready=on_ready,
         task_status=task_status,
     )
+
+
+def _flags(app: AppRequest, several: bool) -> DaprdFlags:
+    """The app's flags, valid. With several apps a refusal says whose they are."""
+    from edge_runtime.config.flags import FlagError, parse_flags, validate
+
+    try:
+        flags = parse_flags(app.arguments)
+        problems = validate(flags)
+    except FlagError as error:
+        problems = [str(error)]
+    if problems:
+        names = [word.partition("=")[2] for word in app.arguments if word.startswith("--app-id=")]
+        whose = f"app {names[-1]}: " if several and names else ""
+        raise ConfigError(whose + "; ".join(problems))
+    return flags
 
 
 def name_process() -> None:

@@ -210,3 +210,10 @@ def test_reader_that_leaves_does_not_matter(tmp_path: Path) -> None:
     os.read(reading, 10)
     os.close(reading)
     assert process.wait(WAIT_S) == 0
+
+
+def test_unreadable_value_is_named(tmp_path: Path) -> None:
+    answer = ask(tmp_path, "run", "-a", "some-app", "--max-body-size", "4MB", *shell("exit 0"))
+    assert answer.returncode == 1
+    assert "invalid argument '4MB' for --max-body-size: expected a size such as 4Mi" in answer.stderr
+    assert "Traceback" not in answer.stderr

@@ -71,3 +71,12 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
     answer = ask(tmp_path, "run", "-f", "nowhere.yaml", *shell("exit 0"))
     assert answer.returncode == 1
     assert "nowhere.yaml: cannot be read" in answer.stderr
+
+
+def test_bad_value_names_its_app(tmp_path: Path) -> None:
+    write(tmp_path, "exec sleep 100")
+    text = (tmp_path / "dapr.yaml").read_text().replace("appID: pair-two", "appID: pair-two, appProtocol: grcp")
+    (tmp_path / "dapr.yaml").write_text(text)
+    answer = ask(tmp_path, "run", "-f", ".")
+    assert answer.returncode == 1
+    assert "app pair-two: invalid value 'grcp' for --app-protocol" in answer.stderr

@@ -285,7 +285,9 @@ class GrpcClient:
                 # Not before the peer has said how many streams it takes: what it refuses costs more than this wait.
                 await connection.settled.wait()
                 if connection.lost is not None:
-                    raise ConnectFailed(f"{self._origin}: error reading server preface: {connection.lost}")
+                    raise ConnectFailed(
+                        f"{self._origin}: error reading server preface: {connection.lost}; does it speak gRPC?"
+                    )
                 line.connection = connection
                 line.ready.set()
                 await connection.gone.wait()

@@ -59,6 +59,7 @@ class _Reader:
     )
 
     _status = 400
+    _no_start_line = "no start line"
 
     def __init__(self, parse: HeaderParser, limits: Limits) -> None:
         self._parse = parse
@@ -137,7 +138,7 @@ class _Reader:
         if start == len(buffer):
             return CLOSED if self._closed else NEED_DATA
         if buffer[start] < 0x21:
-            raise ProtocolError(self._status, "no start line")
+            raise ProtocolError(self._status, self._no_start_line)
         blank = search_blank_line(buffer, start + self._searched)
         end = len(buffer) if blank is None else blank.end()
         if end - start > self._limits.header_bytes_max:
@@ -215,6 +216,7 @@ class ResponseReader(_Reader):
     __slots__ = ("_method",)
 
     _status = 502
+    _no_start_line = "what came is no HTTP/1.1; does it speak gRPC, HTTP/2 or TLS?"
 
     def __init__(self, parse: HeaderParser, limits: Limits) -> None:
         super().__init__(parse, limits)

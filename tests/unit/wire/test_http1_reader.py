@@ -378,6 +378,11 @@ def test_bad_responses_are_bad_gateways(responses: Callable[..., ResponseReader]
     assert refused(responses(), data).status == 502
 
 
+def test_a_server_of_http2_is_told(responses: Callable[..., ResponseReader]) -> None:
+    settings = b"\0\0\0\4\0\0\0\0\0"
+    assert "does it speak gRPC" in str(refused(responses(), settings))
+
+
 def test_a_short_body_is_told_apart(responses: Callable[..., ResponseReader]) -> None:
     reader = responses()
     events(reader, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabc")
