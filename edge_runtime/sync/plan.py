@@ -352,6 +352,10 @@ class Plan:
             key.queue.popleft()
             self._held -= 1
             key.attempts = key.queue[0].attempts if key.queue else 0
+        elif key.skipped_from is not None and key.skipped_from < key.queue[0].sequence:
+            # An older one came back while this one was in flight: it goes first.
+            key.state = State.READY
+            self._evict(key, 0)
         if key.state is State.WAITING:
             self._evict(key, 1)
             self._held -= 1
@@ -364,7 +368,8 @@ class Plan:
         """Leave on disk what is behind the first `keep` entries of the key."""
         waits = key.state is State.WAITING
         while len(key.queue) > keep:
-            key.skipped_from = key.queue.pop().sequence
+            last = key.queue.pop().sequence
+            key.skipped_from = last if key.skipped_from is None else min(last, key.skipped_from)
             if not (waits and not key.queue and keep == 0):
                 self._held -= 1
 

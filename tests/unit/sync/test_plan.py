@@ -252,3 +252,16 @@ def test_one_that_came_back_goes_before_a_failure() -> None:
     plan.loaded(read, [Item(1, "a", 1, 0), Item(2, "a", 1, 0)])
     assert taken(plan).sequence == 1
     assert plan.next_due() is None or plan.take(5000) is None
+
+
+@pytest.mark.parametrize("event", [Event.RELEASED, Event.FAILED])
+def test_one_that_came_back_goes_before_what_flew(event: Event) -> None:
+    plan = plan_of(("a", 1), ("a", 1))
+    plan.finish(taken(plan), Event.REJECTED, 0, 0.5)
+    flying = taken(plan)
+    plan.put_back(1, "a")
+    assert plan.finish(flying, event, 0, 0.5) is Verdict.KEEP
+    read = plan.next_read()
+    assert read is not None
+    plan.loaded(read, [Item(1, "a", 1, 0), Item(2, "a", 1, 0)])
+    assert taken(plan).sequence == 1
