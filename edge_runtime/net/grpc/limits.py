@@ -11,7 +11,8 @@ class GrpcLimits(NamedTuple):
     """`message_bytes_max` is for either direction, before and after compression; None is no limit.
 
     `trailer_bytes_max` bounds what an error says: clients of gRPC's C core refuse more than 8 KiB of metadata.
-    `reply_stall_s` is how long a unary reply waits for the caller to take the next 64 KiB; then the call is reset.
+    `reply_stall_s` is how long a unary reply waits for any credit of the caller, who may live and answer pings; then
+    the call is reset. A call that streams has no such limit.
     """
 
     message_bytes_max: int | None = 4 * 2**20

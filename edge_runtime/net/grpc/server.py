@@ -33,7 +33,6 @@ from edge_runtime.wire.grpc.metadata import (
     encode_metadata,
 )
 from edge_runtime.wire.grpc.timeouts import decode_timeout
-from edge_runtime.wire.http2.codes import CANCEL
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -51,7 +50,6 @@ _OK_TRAILERS: Final[list[Field]] = [(b"grpc-status", b"0")]
 _ACCEPT: Final[Field] = (b"grpc-accept-encoding", b"identity,gzip")
 _FIELD_OVERHEAD: Final = 32  # what HTTP/2 counts for a field beside its name and value
 _ABORT_BYTES_MAX: Final = 4096  # of the message
-_PIECE_BYTES: Final = 65536  # of a reply that has to wait
 _TURN: Final = 63  # messages, and one more
 _HEAD_BYTES: Final = 128  # `:status` and `content-type`
 _DEADLINE_EXCEEDED: Final = "context deadline exceeded"
@@ -397,8 +395,7 @@ class ServerCall:
         """The handler has returned: send what waits, or the status that it left out."""
         if self._unsent is not None:
             frame, trailers = self._unsent
-            if not await self._send_reply(frame):
-                return
+            await self._stream.send_data(frame, stall_s=self._limits.reply_stall_s)
             self._unsent = None
             self._stream.send_headers(trailers, True)
         elif not self._ended:
@@ -407,16 +404,6 @@ class ServerCall:
                 self.finish(codes.INTERNAL, _INTERNAL)
             else:
                 self.finish(codes.OK)
-
-    async def _send_reply(self, frame: bytes) -> bool:
-        """False when the caller does not take it, who may live and answer pings; a stream that goes on has no limit."""
-        for begin in range(0, len(frame), _PIECE_BYTES):
-            with trio.move_on_after(self._limits.reply_stall_s):
-                await self._stream.send_data(frame[begin : begin + _PIECE_BYTES])
-                continue
-            self._stream.reset(CANCEL)
-            return False
-        return True
 
     def fail(self, code: int, message: str, details: bytes | None = None, fields: Sequence[Field] = ()) -> None:
         """The call ends so, whatever of its answer was still to come; nothing when all of it is sent."""

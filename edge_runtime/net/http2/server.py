@@ -162,8 +162,8 @@ class ServerSession(Session):
         try:
             if not stream.closed:
                 stream.scope = scope
-                while self.waiting_bytes > self.limits.waiting_bytes_max:
-                    await self._held_back.park()
+                if self.waiting_bytes > self.limits.waiting_bytes_max:
+                    await self._wait_to_begin()
                 await self._on_stream(stream)
         except Http2Error:
             pass  # the client has left
@@ -183,10 +183,19 @@ class ServerSession(Session):
                 if self._leaving:
                     self._leave()
 
+    async def _wait_to_begin(self) -> None:
+        """One after the other: all at once would not see what the others' answers make wait."""
+        while self.waiting_bytes > self.limits.waiting_bytes_max:
+            await self._held_back.park()
+        self._token.run_sync_soon(self._begin_another)
+
+    def _begin_another(self) -> None:
+        if self._held_back and self.waiting_bytes <= self.limits.waiting_bytes_max:
+            self._held_back.unpark()
+
     def waits_no_more(self, size: int) -> None:
         super().waits_no_more(size)
-        if self._held_back and self.waiting_bytes <= self.limits.waiting_bytes_max:
-            self._held_back.unpark_all()
+        self._begin_another()
 
     def stream_reset(self, stream: Stream, code: int, remote: bool) -> None:
         super().stream_reset(stream, code, remote)

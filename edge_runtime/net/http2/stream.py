@@ -124,8 +124,11 @@ class Stream(StreamState):
         session.flush_soon()
         return True
 
-    async def send_data(self, data: bytes, end: bool = False) -> None:
-        """Sends all of it, waiting for credit and for room in the buffer."""
+    async def send_data(self, data: bytes, end: bool = False, *, stall_s: float | None = None) -> None:
+        """Sends all of it, waiting for credit and for room in the buffer.
+
+        With `stall_s` the stream is reset when neither comes for so long.
+        """
         if self.try_send_data(data, end):
             return
         if self._sender is not None:
@@ -144,7 +147,10 @@ class Stream(StreamState):
                 rest = rest[room:]
             session.waiting_bytes += len(rest)
             try:
-                await self._wait_to_send()
+                if stall_s is None:
+                    await self._wait_to_send()
+                else:
+                    await self._wait_to_send_within(stall_s)
             finally:
                 session.waits_no_more(len(rest))
             if self.sent_end or self.closed:
@@ -154,6 +160,12 @@ class Stream(StreamState):
         self._sender = trio.lowlevel.current_task()
         self._session.senders[self] = None
         await trio.lowlevel.wait_task_rescheduled(self._stop_sending)
+
+    async def _wait_to_send_within(self, stall_s: float) -> None:
+        with trio.move_on_after(stall_s):
+            await self._wait_to_send()
+            return
+        self.reset(CANCEL)
 
     def _stop_sending(self, _: object) -> trio.lowlevel.Abort:
         self._sender = None

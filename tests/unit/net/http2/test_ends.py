@@ -203,3 +203,25 @@ async def test_idle_connections_make_room_for_new_ones() -> None:
         for raw in (*raws, third):
             await raw.stream.aclose()
         nursery.cancel_scope.cancel()
+
+
+async def test_streams_that_were_held_back_begin_one_by_one() -> None:
+    begun: list[int] = []
+
+    async def answer(stream: Stream) -> None:
+        begun.append(stream.id)
+        stream.send_headers(OK)
+        await stream.send_data(b"x" * 10_000, end=True)
+
+    limits = LIMITS._replace(waiting_bytes_max=1000)
+    async with serving(answer, limits) as served, served.raw((c.SETTING_INITIAL_WINDOW_SIZE, 0)) as raw:
+        await raw.send(*(raw.head(number, END_BOTH) for number in range(1, 21, 2)))
+        await wait_all_tasks_blocked(0.02)
+        assert len(begun) == 1
+        await raw.send(frame(c.WINDOW_UPDATE, 0, begun[0], word(9500)))
+        await wait_all_tasks_blocked(0.02)
+        assert len(begun) == 2, "the answer to the next waits already"
+        for number in range(1, 21, 2):
+            await raw.send(frame(c.WINDOW_UPDATE, 0, number, word(10_000)))
+        while len(begun) < 10:
+            await trio.lowlevel.checkpoint()
