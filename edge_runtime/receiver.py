@@ -134,7 +134,7 @@ class Receiver:
         if runs is None:
             runs = epochs[identity.epoch] = Runs(self._runs_max)
             if len(epochs) > EPOCHS_MAX:
-                del epochs[min(epochs)]
+                del epochs[next(iter(epochs))]  # the one that was met first
         runs.add(identity.sequence)
         if self._storage is not None:
             text = json.dumps({str(epoch): kept.to_json() for epoch, kept in epochs.items()}, separators=(",", ":"))
