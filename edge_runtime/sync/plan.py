@@ -302,9 +302,10 @@ class Plan:
                 continue
             if key.queue[0].sequence == item.sequence:
                 self._apply(item.key, key, Event.DROPPED)
-            elif item in key.queue:
-                key.queue.remove(item)
-                self._held -= 1
+            else:
+                before = len(key.queue)
+                key.queue = deque(other for other in key.queue if other.sequence != item.sequence)
+                self._held -= before - len(key.queue)
 
     def put_back(self, sequence: int, name: str) -> None:
         """An entry lies on disk again that was gone: it and what is behind it are to be read again."""

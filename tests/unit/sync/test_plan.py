@@ -265,3 +265,15 @@ def test_one_that_came_back_goes_before_what_flew(event: Event) -> None:
     assert read is not None
     plan.loaded(read, [Item(1, "a", 1, 0), Item(2, "a", 1, 0)])
     assert taken(plan).sequence == 1
+
+
+def test_a_drop_that_failed_is_read_again() -> None:
+    plan = plan_of(("a", 1), ("a", 1))
+    plan.forget([Item(2, "a", 1, 0, attempts=3)])
+    plan.put_back(2, "a")
+    plan.finish(taken(plan), Event.DELIVERED, 0, 0.5)
+    read = plan.next_read()
+    assert read is not None
+    assert (read.key, read.start, read.stop) == ("a", 2, 3)
+    plan.loaded(read, [Item(2, "a", 1, 0)])
+    assert taken(plan).sequence == 2
