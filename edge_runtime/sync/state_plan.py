@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from heapq import heappop, heappush
+from itertools import islice
 from typing import Literal, NamedTuple
 
 from edge_runtime.model.ports import Backoff
@@ -311,8 +312,9 @@ class Agenda:
         self._retry = retry
         self._keys_max = keys_max
         self._ready: dict[str, bool] = {}  # whether the remote has to be looked at
-        self._due: list[tuple[float, str]] = []
-        self._failed: dict[str, tuple[int, bool]] = {}  # failures in a row, and whether the remote has to be looked at
+        self._waiting: dict[str, bool] = {}  # the same, of keys that wait for their pause to end
+        self._due: list[tuple[float, str]] = []  # a heap of those
+        self._failures: dict[str, int] = {}  # in a row
 
     @property
     def room(self) -> int:
@@ -325,33 +327,32 @@ class Agenda:
     def offer(self, keys: Iterable[str], *, fetch: bool = False) -> None:
         """Look at these; a key that waits goes on waiting."""
         for key in keys:
-            if key not in self._failed:
-                self._ready[key] = self._ready.get(key, False) or fetch
+            into = self._waiting if key in self._waiting else self._ready
+            into[key] = into.get(key, False) or fetch
 
     def take(self, now: float, limit: int) -> dict[str, bool]:
-        """Up to `limit` keys; whether the remote has to be looked at."""
+        """Up to `limit` keys, and whether the remote has to be looked at."""
         while self._due and self._due[0][0] <= now:
             _, key = heappop(self._due)
-            if key in self._failed:
-                self._ready[key] = self._failed[key][1]
-        taken = dict(list(self._ready.items())[:limit])
+            self._ready[key] = self._waiting.pop(key)
+        taken = dict(islice(self._ready.items(), limit))
         for key in taken:
             del self._ready[key]
         return taken
 
     def failed(self, key: str, now: float, chance: float, *, fetch: bool) -> None:
         """Look again after a pause, longer every time. With too many that wait, it is left to the next reading."""
-        count = self._failed.get(key, (0, False))[0] + 1
-        if count == 1 and len(self._failed) >= self._keys_max:
+        if key in self._waiting or len(self._waiting) >= self._keys_max:
             return
-        self._failed[key] = count, fetch
+        count = self._failures[key] = self._failures.get(key, 0) + 1
+        self._waiting[key] = fetch or self._ready.pop(key, False)
         retry = self._retry
         pause_s = min(retry.most_s, retry.first_s * 2.0 ** min(count - 1, 60))
         heappush(self._due, (now + pause_s * (1 - retry.jitter + 2 * retry.jitter * chance), key))
 
     def done(self, key: str) -> None:
         """It did not fail."""
-        self._failed.pop(key, None)
+        self._failures.pop(key, None)
 
     def next_due(self) -> float | None:
         """When the first pause is over."""
