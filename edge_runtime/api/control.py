@@ -228,12 +228,14 @@ class _Client:
             await self._stream.send_all(_encode(_error(error.status, str(error))))
             return
         await self._stream.send_all(encode_response_head(200, _EVENTS, None, keep_alive=False))
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._until_client_leaves)
-            await self._host(attachment)
-            with trio.move_on_after(1):
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._until_client_leaves)
+                await self._host(attachment)
+                nursery.cancel_scope.cancel()
+        finally:  # also when the node stops: the client tells a node that ends from one that died
+            with trio.move_on_after(1, shield=True):
                 await self._stream.send_all(LAST_CHUNK)
-            nursery.cancel_scope.cancel()
 
     def _attachment(self, body: bytes) -> Attachment:
         setting = self._node.settings.attach

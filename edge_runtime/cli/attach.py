@@ -47,6 +47,8 @@ class AttachedSidecars(Sidecars):
         try:
             await attachment.run(task_status)
         finally:
+            if attachment.lost:
+                self.lost, self.code = f"the node at {self._path} has died", 1
             attachment.gone.set()
             if all(other.gone.is_set() for other in self._attachments.values()):
                 self.ended.set()
@@ -78,6 +80,8 @@ class _Attachment:
         self._plan = plan
         self._print_log = print_log
         self.gone = trio.Event()
+        self.lost = False  # it ended, and neither side had said goodbye
+        self._leaving = False
         self._stream: trio.SocketStream | None = None
 
     async def run(self, task_status: Any) -> None:
@@ -108,6 +112,7 @@ class _Attachment:
         except (OSError, ProtocolError, trio.BrokenResourceError) as error:
             if not ready:
                 raise ConfigError(f"the node at {self._path} cannot be reached: {error}") from None
+            self.lost = not self._leaving
         except trio.ClosedResourceError:
             pass
         if not ready:
@@ -119,6 +124,7 @@ class _Attachment:
         await self._print_log(self._plan, str(event["line"]).encode("utf-8", "surrogateescape"))
 
     async def leave(self) -> None:
+        self._leaving = True
         if self._stream is not None:
             try:
                 await self._stream.send_eof()

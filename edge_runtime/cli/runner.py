@@ -160,7 +160,7 @@ class Apps:
             await sidecars.set_metadata(plan.app_id, "cliPID", str(os.getpid()))
             self._messages.success("You're up and running! Dapr logs will appear here.")
             await first_of(sidecars.ended, self._stop.requested)
-            self._messages.info("terminated signal received: shutting down")
+            self._say_end(sidecars)
             return 0
         async with self._open_app(plan) as child:
             await self._describe(plan, child, sidecars)
@@ -168,8 +168,14 @@ class Apps:
             await first_of(child.exited, sidecars.ended, self._stop.requested)
             left = child.exited.is_set()
             if not left:
-                self._messages.info("terminated signal received: shutting down")
+                self._say_end(sidecars)
         return self._report(plan, child, left)
+
+    def _say_end(self, sidecars: Sidecars) -> None:
+        if sidecars.lost:
+            self._messages.failure(sidecars.lost)
+        else:
+            self._messages.info("terminated signal received: shutting down")
 
     def _report(self, plan: AppPlan, child: Child, left: bool) -> int:
         """Say how the app ended; 1 when it ended by itself and badly."""
@@ -190,6 +196,8 @@ class Apps:
                 self._messages.info(
                     "Received signal to stop Dapr and app processes. Shutting down Dapr and app processes."
                 )
+            elif sidecars.lost:
+                self._messages.failure(sidecars.lost)
             nursery.cancel_scope.cancel()
         return 0
 

@@ -12,11 +12,15 @@ from edge_runtime.cli import node as nodes
 
 
 class Sidecars:
-    """`ended` is set when all have gone; `code` is then the exit code that they leave behind."""
+    """`ended` is set when all have gone; `code` is then the exit code that they leave behind.
+
+    `lost` says what became of a node that went away without a word.
+    """
 
     def __init__(self) -> None:
         self.ended = trio.Event()
         self.code = 0
+        self.lost = ""
 
     def gone(self, app_id: str) -> trio.Event:
         """Set when the sidecar of this app has gone."""

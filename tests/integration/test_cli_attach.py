@@ -60,8 +60,17 @@ def test_guest_ends_with_a_killed_node(tmp_path: Path) -> None:
     with serve(tmp_path) as node, Run(tmp_path, "run", "-a", "orphan-app", *shell("exec sleep 100")) as run:
         run.wait_line(UP)
         node.kill()
-        run.wait()
+        assert run.wait() == 1
+        assert "control.sock has died" in run.said
         assert "Exited App successfully" in run.said
+
+
+def test_guest_ends_well_with_a_stopped_node(tmp_path: Path) -> None:
+    with serve(tmp_path) as node, Run(tmp_path, "run", "-a", "polite-app", *shell("exec sleep 100")) as run:
+        run.wait_line(UP)
+        assert node.stop() == 0
+        assert run.wait() == 0
+        assert "has died" not in run.said
 
 
 def test_one_guest_is_stopped_alone(tmp_path: Path) -> None:
