@@ -393,11 +393,17 @@ def _one_of(name: str, value: str, allowed: Sequence[str]) -> list[str]:
     return [f"invalid value {value!r} for --{name}: expected {', '.join(allowed)}{nearest(value, allowed)}"]
 
 
+# Every command line of `run`, Dapr's own too, has it, asked for or not.
+_NOT_WORTH_A_LINE: Final = frozenset({"dapr-internal-grpc-port"})
+
+
 def later_flags(flags: DaprdFlags, table: Iterable[Flag] = FLAGS) -> list[str]:
     """Flags on the command line that are accepted and have no effect yet: a line for each part that will serve them."""
     by_part: dict[str, list[str]] = {}
     for flag in table:
-        if flag.later and flag.name in flags.given and _asks_for_something(flags, flag):
+        if not flag.later or flag.name in _NOT_WORTH_A_LINE:
+            continue
+        if flag.name in flags.given and _asks_for_something(flags, flag):
             by_part.setdefault(flag.later, []).append(f"--{flag.name}")
     return [
         f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} accepted, without effect yet: {part}"

@@ -196,7 +196,6 @@ def test_dapr_clis_command_line_is_fine() -> None:
     assert validate(flags) == []
     assert flags.app_max_concurrency == -1
     assert [line.split()[0].rstrip(",") for line in later_flags(flags)] == [
-        "--dapr-internal-grpc-port",
         "--placement-host-address",
         "--scheduler-host-address",
     ]
