@@ -172,7 +172,8 @@ def test_an_app_that_restarts_gets_its_events(tmp_path: Path) -> None:
         publish(sidecar, "t", 2)
         sidecar.wait_line("an event of topic t on pubsub pubsub")
         with CallbackApp(answers, port) as other:
-            assert other.next().request.data == b"2"
+            # The first answer may have been cut off with its server: then that event comes again, before this one.
+            assert b"2" in (event.request.data for event in iter(other.next, None))
 
 
 # --- batches ----------------------------------------------------------------------------------------------------------

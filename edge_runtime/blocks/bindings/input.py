@@ -164,7 +164,6 @@ class _Reading:
     async def _wanted(self) -> bool:
         bound = self._bound
         if bound.explicit or await self._app.takes(bound.name, bound.route):
-            logger.info("reading input binding %s for the app's route %s", bound.name, bound.route)
             return True
         logger.info("app has not subscribed to binding %s.", bound.name)
         return False
@@ -177,6 +176,7 @@ class _Reading:
     def started(self, value: Any = None) -> None:
         """The driver's word that events can arrive; this object is its `task_status`."""
         self._delay_s = BACK_OFF_FIRST_S
+        logger.info("reading input binding %s for the app's route %s", self._bound.name, self._bound.route)
 
     # --- events -------------------------------------------------------------------------------------------------------
 
