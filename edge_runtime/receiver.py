@@ -43,12 +43,17 @@ def identity_of(event: Mapping[str, Any]) -> Identity | None:
 
 
 def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise ValueError(value)
-    if isinstance(value, str) and (len(value) > _DIGITS_MAX or not (value.isascii() and value.isdigit())):
+    """A number of nodes is a text; one that passed through other hands may have become a number."""
+    if isinstance(value, str):
+        if not (0 < len(value) <= _DIGITS_MAX and value.isascii() and value.isdigit()):
+            raise ValueError(value)
+    elif isinstance(value, float):
+        if not value.is_integer():
+            raise ValueError(value)
+    elif not isinstance(value, int) or isinstance(value, bool):
         raise ValueError(value)
     number = int(value)
-    if number != float(value) or number < 0:
+    if number < 0:
         raise ValueError(value)
     return number
 

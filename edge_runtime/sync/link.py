@@ -196,16 +196,13 @@ class Link:
 
     # --- state ------------------------------------------------------------------------------------------------------
 
-    async def changes(self) -> AsyncIterator[LinkState]:
+    def changes(self) -> AsyncIterator[LinkState]:
         """The state now, and each one that follows; who is slow hears the latest only."""
-        last: LinkState | None = None
-        while True:
-            changed = self._changed
-            if self.state != last:
-                last = self.state
-                yield last
-            else:
-                await changed.wait()
+        return _Changes(self)
+
+    async def changed(self) -> None:
+        """Wait for the next change."""
+        await self._changed.wait()
 
     async def until_up(self) -> None:
         """Wait until the link is up."""
@@ -587,6 +584,20 @@ class Link:
             await self._suspect(session, since, str(error), error)
         if error.code in (3, 5, 6, 7, 9, 11, 12):
             raise Refused(f"link {self.name}: {error}", None, error.code) from error
+
+
+class _Changes(AsyncIterator[LinkState]):
+    """An iterator that needs no closing."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._last: LinkState | None = None
+
+    async def __anext__(self) -> LinkState:
+        while self._link.state == self._last:
+            await self._link.changed()
+        self._last = self._link.state
+        return self._last
 
 
 class Refused(DriverError):

@@ -54,7 +54,7 @@ class RemoteSidecar:
                 found[row.key] = (data, row.etag or "")
         return found
 
-    async def save(self, store: str, key: str, value: bytes, etag: str | None, *, first_write: bool = True) -> None:
+    async def save(self, store: str, key: str, value: bytes, etag: str | None = None, first_write: bool = True) -> None:
         """Raises `EtagMismatch`. `value` is JSON text."""
         item: dict[str, Any] = {"key": key, "value": msgspec.Raw(value)}
         if etag is not None:
@@ -68,7 +68,7 @@ class RemoteSidecar:
         except Refused as error:
             raise _etag_error(error) from error
 
-    async def delete(self, store: str, key: str, etag: str | None) -> None:
+    async def delete(self, store: str, key: str, etag: str | None = None) -> None:
         """Raises `EtagMismatch`."""
         headers = ((b"if-match", etag.encode()),) if etag is not None else ()
         query = (("concurrency", "first-write"),) if etag is not None else ()

@@ -1,0 +1,359 @@
+"""A link's state and calls, against a server on loopback that plays the other sidecar."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from edge_runtime.config.links import CloudLink, Window
+from edge_runtime.model.errors import DriverError, EtagInvalid, EtagMismatch, Unreachable
+from edge_runtime.observability.metrics import Metrics, render
+from edge_runtime.sync.link import Clocks, Link, LinkLimits, LinkMetrics, LinkSettings, Refused
+from edge_runtime.sync.remote import RemoteSidecar
+from tests.brokers import until
+from tests.loopback import LoopbackApp, Talk, loopback_app
+
+LIMITS = LinkLimits(call_timeout_s=0.3, probe_timeout_s=0.3, first_backoff_s=0.01)
+HEALTH = b"/v1.0/healthz/outbound"
+
+# Answers (status, body, headers) to a target; None keeps it waiting.
+Answer = tuple[int, bytes] | tuple[int, bytes, list[tuple[bytes, bytes]]] | None
+
+
+class Far:
+    """The other sidecar; what it says can be changed at any time."""
+
+    def __init__(self, answers: dict[bytes, Answer]) -> None:
+        self.answers: dict[bytes, Answer] = {HEALTH: (204, b""), **answers}
+        self.app: LoopbackApp
+
+    async def converse(self, talk: Talk) -> None:
+        while (seen := await talk.request()) is not None:
+            answer = self.answers.get(seen.target.partition(b"?")[0], (404, b"what?"))
+            if answer is None:
+                await trio.sleep_forever()
+            assert answer is not None
+            status, body, *headers = answer
+            await talk.answer(body, status, headers[0] if headers else None)
+
+    def targets(self) -> list[bytes]:
+        return [seen.target for seen in self.app.seen if seen.target != HEALTH]
+
+
+class Opened:
+    def __init__(self, link: Link, far: Far, metrics: Metrics) -> None:
+        self.link = link
+        self.far = far
+        self.metrics = metrics
+        self.remote = RemoteSidecar(link)
+
+    async def state(self, name: str) -> str:
+        """Wait for a state; its reason."""
+        with trio.fail_after(10):
+            async for state in self.link.changes():
+                if state.name == name and state.reason != "not tried yet":
+                    return state.reason
+        raise AssertionError
+
+
+@asynccontextmanager
+async def open_link(
+    answers: dict[bytes, Answer] | None = None,
+    *,
+    values: dict[str, str] | None = None,
+    fault: str = "",
+    clocks: Clocks = Clocks(),  # noqa: B008
+    ledger: Any = None,
+    **fields: Any,
+) -> AsyncIterator[Opened]:
+    far = Far(answers or {})
+    async with loopback_app(far.converse) as app:
+        far.app = app
+        resource = CloudLink("cloud", f"http://127.0.0.1:{app.origin.port}/base", **fields)
+        far.answers = {b"/base" + path if path == HEALTH else path: answer for path, answer in far.answers.items()}
+        settings = LinkSettings(resource, tuple((values or {}).items()), fault, LIMITS)
+        metrics = Metrics()
+        link = Link(settings, LinkMetrics(metrics), ledger, clocks)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(link.run)
+            yield Opened(link, far, metrics)
+            nursery.cancel_scope.cancel()
+        assert link.state == ("down", "the link is closed")
+
+
+PUBLISH = b"/base/v1.0/publish/p/t"
+
+
+async def test_a_call_goes_below_the_path_with_its_token() -> None:
+    async with open_link({PUBLISH: (204, b"")}, values={"token": "secret"}) as opened:
+        await opened.state("up")
+        await opened.remote.publish("p", "t", b"{}", "application/json", {"a b": "c&d", "k": "ü"})
+        seen = opened.far.app.last
+        assert seen.target == PUBLISH + b"?metadata.a%20b=c%26d&metadata.k=%C3%BC"
+        assert (b"dapr-api-token", b"secret") in seen.headers
+        page = render((opened.metrics,))
+        assert 'dapr_edge_link_up{link="cloud"} 1' in page
+        assert 'dapr_edge_link_calls_total{class="topics-up",link="cloud",outcome="done"} 1' in page
+
+
+async def test_names_are_single_segments() -> None:
+    target = b"/base/v1.0/publish/a%2Fb/x/y%3Fz%2B"
+    async with open_link({target: (204, b"")}) as opened:
+        await opened.state("up")
+        await opened.remote.publish("a/b", "x/y?z+", b"", "text/plain", {})
+        assert opened.far.app.last.target == target
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 409, 413])
+async def test_a_considered_no_is_permanent(status: int) -> None:
+    async with open_link({PUBLISH: (status, b"no  way")}) as opened:
+        await opened.state("up")
+        with pytest.raises(Refused, match=f"answered {status}: no way") as caught:
+            await opened.remote.publish("p", "t", b"", "text/plain", {})
+        assert (caught.value.permanent, caught.value.code) == (True, status)
+        assert opened.link.state.up
+
+
+@pytest.mark.parametrize("status", [407, 408, 425, 429, 500, 501, 502, 503, 504, 302])
+async def test_what_may_pass_is_tried_again(status: int) -> None:
+    async with open_link({PUBLISH: (status, b"")}) as opened:
+        await opened.state("up")
+        with pytest.raises(DriverError) as caught:
+            await opened.remote.publish("p", "t", b"", "text/plain", {})
+        assert not isinstance(caught.value, Unreachable)
+        assert not caught.value.permanent
+        assert opened.link.state.up
+
+
+async def test_no_answer_is_the_call_s_fault_while_the_other_end_is_well() -> None:
+    async with open_link({PUBLISH: None}) as opened:
+        await opened.state("up")
+        with pytest.raises(DriverError, match=r"no answer within 0\.3 s") as caught:
+            await opened.remote.publish("p", "t", b"", "text/plain", {})
+        assert not isinstance(caught.value, Unreachable)
+        assert opened.link.state.up
+
+
+async def test_an_end_that_is_not_well_is_down() -> None:
+    async with open_link({PUBLISH: (503, b"")}, probe_s=0.05) as opened:
+        await opened.state("up")
+        opened.far.answers[b"/base" + HEALTH] = (500, b"not ready")
+        with pytest.raises(Unreachable, match="the health check was answered 500: not ready"):
+            await opened.remote.publish("p", "t", b"", "text/plain", {})
+        assert not opened.link.state.up
+        with pytest.raises(Unreachable, match="link cloud is down"):
+            await opened.remote.publish("p", "t", b"", "text/plain", {})
+        opened.far.answers[b"/base" + HEALTH] = (204, b"")
+        await opened.state("up")
+
+
+async def test_silence_is_asked_about() -> None:
+    async with open_link(probe_s=0.05) as opened:
+        await opened.state("up")
+        opened.far.answers[b"/base" + HEALTH] = None
+        assert await opened.state("down") == "no answer within 0.3 s"
+
+
+async def test_a_metered_link_is_left_alone() -> None:
+    async with open_link(probe_s=0.01, metered=True) as opened:
+        await opened.state("up")
+        await trio.sleep(0.1)
+        assert len(opened.far.app.seen) == 1
+
+
+async def test_calls_in_hand_end_with_the_link() -> None:
+    async with open_link({PUBLISH: None}) as opened:
+        await opened.state("up")
+        async with trio.open_nursery() as nursery:
+
+            async def call() -> None:
+                with pytest.raises(Unreachable, match="unplugged"):
+                    await opened.link.call("GET", "v1.0/publish/p/t", timeout_s=60)
+
+            nursery.start_soon(call)
+            await trio.testing.wait_all_tasks_blocked()
+            assert opened.link._session is not None
+            opened.link._fall(opened.link._session, "unplugged")
+
+
+async def test_a_refused_token_is_asked_about_with_the_token() -> None:
+    metadata = b"/base/v1.0/metadata"
+    async with open_link({PUBLISH: (401, b""), metadata: (401, b"")}, probe_s=0.02) as opened:
+        await opened.state("up")
+        with pytest.raises(Unreachable, match="refuses the token"):
+            await opened.remote.publish("p", "t", b"", "text/plain", {})
+        await until(lambda: metadata in opened.far.targets())
+        assert "refuses the token" in opened.link.state.reason
+        opened.far.answers[metadata] = (200, b"{}")
+        await opened.state("up")
+
+
+async def test_a_page_is_no_sidecar() -> None:
+    page: Answer = (200, b"<html>", [(b"content-type", b"text/html; charset=utf-8")])
+    async with open_link({PUBLISH: page}) as opened:
+        await opened.state("up")
+        with pytest.raises(DriverError, match="answered 200: <html>"):
+            await opened.remote.publish("p", "t", b"", "text/plain", {})
+        opened.far.answers[b"/base" + HEALTH] = page
+        with pytest.raises(Unreachable):
+            await opened.remote.publish("p", "t", b"", "text/plain", {})
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"token": "a\nb"}, "spec.token has letters that no header takes"),
+        ({"proxy": "ftp://x"}, "spec.proxy cannot be used: it is no http:// URL"),
+        ({"ca": "no pem"}, "spec.tls cannot be used"),
+        ({"clientCert": "x"}, "spec.tls cannot be used: there is only one of certificate and private key"),
+    ],
+)
+async def test_what_cannot_be_used_keeps_it_down(values: dict[str, str], reason: str) -> None:
+    async with open_link(values=values) as opened:
+        assert reason in await opened.state("down")
+        assert opened.far.app.seen == []
+
+
+async def test_a_fault_from_outside_keeps_it_down() -> None:
+    async with open_link(fault="no secret") as opened:
+        assert await opened.state("down") == "no secret"
+
+
+class Wall:
+    """A clock on the wall that is set by hand, in UTC."""
+
+    def __init__(self) -> None:
+        self.at = 12 * 3600.0  # noon, Thursday 1 January 1970
+
+    def clocks(self) -> Clocks:
+        return Clocks(lambda: self.at, time.gmtime, lambda: 0.5)
+
+
+async def test_a_window_opens_and_closes(autojump_clock: trio.testing.MockClock) -> None:
+    wall = Wall()
+    link = Link(
+        LinkSettings(CloudLink("cloud", "http://127.0.0.1:9", windows=(Window(frozenset({3}), 13 * 60, 14 * 60),))),
+        LinkMetrics(Metrics()),
+        None,
+        wall.clocks(),
+    )
+    assert link._closed() == 15.0
+    assert link.state == ("waiting", "waits for its window, which opens at 1970-01-01 13:00")
+    wall.at += 3600 - 5
+    assert link._closed() == 5.0
+    wall.at += 5
+    assert link._closed() is None
+    wall.at += 3600
+    assert link._closed() is not None
+    assert link.state == ("waiting", "waits for its window, which opens at 1970-01-08 13:00")
+
+
+async def test_an_open_window_that_closes_ends_the_session() -> None:
+    wall = Wall()
+    wall.at = 13 * 3600 - 0.1
+    async with open_link(windows=(Window(frozenset({3}), 12 * 60, 13 * 60),), clocks=wall.clocks()) as opened:
+        await opened.state("up")
+        wall.at = 13 * 3600.0
+        assert "1970-01-08 12:00" in await opened.state("waiting")
+
+
+class Ledger:
+    def __init__(self, spent: int = 0, age_s: float = 0.0) -> None:
+        self.spent = spent
+        self.age_s = age_s
+        self.saves: list[int] = []
+
+    def load(self) -> tuple[int, float]:
+        return self.spent, self.age_s
+
+    def save(self, spent: int, day_age_s: float) -> None:
+        self.saves.append(spent)
+
+
+async def test_a_day_s_bytes_end_and_are_kept() -> None:
+    ledger = Ledger()
+    async with open_link({PUBLISH: (204, b"")}, bytes_per_day=2000, ledger=ledger) as opened:
+        await opened.state("up")
+
+        async def spend() -> None:
+            while True:
+                await opened.remote.publish("p", "t", b"x" * 100, "text/plain", {})
+
+        with pytest.raises(Unreachable):
+            await spend()
+        assert "the day's bytes are spent until" in await opened.state("out-of-budget")
+        with pytest.raises(Unreachable, match="the day's bytes are spent"):
+            await opened.remote.publish("p", "t", b"", "text/plain", {})
+    assert ledger.saves[-1] >= 2000
+    async with open_link(bytes_per_day=2000, ledger=Ledger(ledger.saves[-1], 100.0)) as opened:
+        await opened.state("out-of-budget")
+        assert opened.far.app.seen == []
+
+
+async def test_a_second_s_bytes_are_waited_for() -> None:
+    async with open_link({PUBLISH: (204, b"")}, bytes_per_second=4000) as opened:
+        await opened.state("up")
+        began = trio.current_time()
+        for _ in range(4):
+            await opened.remote.publish("p", "t", b"x" * 1500, "text/plain", {})
+        assert opened.link._budget.wait_s(trio.current_time()) >= 0
+        assert opened.link._budget.spent <= 4000 * (trio.current_time() - began + 1) + 2000
+
+
+# --- state ------------------------------------------------------------------------------------------------------------
+
+STATE = b"/base/v1.0/state/redis"
+
+
+async def test_keys_are_read_in_bulk() -> None:
+    rows = b'[{"key":"a","data":{"n":1.10},"etag":"7"},{"key":"b"},{"key":"c","data":null},{"key":"other","data":1}]'
+    async with open_link({STATE + b"/bulk": (200, rows)}) as opened:
+        await opened.state("up")
+        found = await opened.remote.bulk_get("redis", ["a", "b", "c", "d"])
+        assert found == {"a": (b'{"n":1.10}', "7"), "b": None, "c": None, "d": None}
+        opened.far.answers[STATE + b"/bulk"] = (204, b"")
+        assert await opened.remote.bulk_get("redis", ["a"]) == {"a": None}
+        opened.far.answers[STATE + b"/bulk"] = (200, b'[{"key":"a","error":"broken"}]')
+        with pytest.raises(DriverError, match="redis: key a: broken"):
+            await opened.remote.bulk_get("redis", ["a"])
+        opened.far.answers[STATE + b"/bulk"] = (200, b"{")
+        with pytest.raises(DriverError, match="unreadable"):
+            await opened.remote.bulk_get("redis", ["a"])
+
+
+async def test_writes_carry_their_etags() -> None:
+    async with open_link({STATE: (204, b""), STATE + b"/a%2Fb": (204, b"")}) as opened:
+        await opened.state("up")
+        await opened.remote.save("redis", "a/b", b'{"n":1.10}', "7")
+        expected = b'[{"key":"a/b","value":{"n":1.10},"etag":"7","options":{"concurrency":"first-write"}}]'
+        assert opened.far.app.last.body == expected
+        await opened.remote.save("redis", "a/b", b"1", None, False)
+        assert opened.far.app.last.body == b'[{"key":"a/b","value":1}]'
+        await opened.remote.delete("redis", "a/b", "7")
+        seen = opened.far.app.last
+        assert (seen.method, seen.target) == ("DELETE", STATE + b"/a%2Fb?concurrency=first-write")
+        assert (b"if-match", b"7") in seen.headers
+        await opened.remote.delete("redis", "a/b")
+        assert opened.far.app.last.target == STATE + b"/a%2Fb"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [(409, b"", EtagMismatch), (400, b"invalid etag value: x", EtagInvalid), (400, b"malformed", Refused)],
+)
+async def test_a_refused_etag_is_known(status: int, body: bytes, expected: type[Exception]) -> None:
+    async with open_link({STATE: (status, body), STATE + b"/a": (status, body)}) as opened:
+        await opened.state("up")
+        write: Callable[[], Any]
+        for write in (
+            lambda: opened.remote.save("redis", "a", b"1", "7"),
+            lambda: opened.remote.delete("redis", "a", "7"),
+        ):
+            with pytest.raises(expected):
+                await write()
