@@ -14,7 +14,7 @@ from edge_runtime.blocks.pubsub.bindings import PubSubBinding
 from edge_runtime.blocks.pubsub.publish import Forward, Publisher
 from edge_runtime.config.links import CloudLink
 from edge_runtime.config.references import Surroundings, resolve_items
-from edge_runtime.sync.link import LinkSettings
+from edge_runtime.sync.link_settings import LinkSettings
 from edge_runtime.sync.links import Links, SharedLink
 
 if TYPE_CHECKING:

@@ -12,32 +12,32 @@ Only documented calls of Dapr's APIs go out.
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, TypeVar
 from urllib.parse import quote
 
 import trio
 
-from edge_runtime.config.links import CloudLink
 from edge_runtime.model.errors import DriverError, Unreachable
 from edge_runtime.model.http import Body, Header, Request
-from edge_runtime.net.client_tls import client_tls
 from edge_runtime.net.connections import Origin
 from edge_runtime.net.http_client import ClientLimits, HttpClient, open_http_client
 from edge_runtime.net.route_changes import open_route_changes
-from edge_runtime.net.tunnels import Dialer, Proxy, parse_proxy
-from edge_runtime.net.urls import Url, parse_url
-from edge_runtime.observability.metrics import Metrics
-from edge_runtime.sync.budget import Budget
+from edge_runtime.net.tunnels import Dialer
+from edge_runtime.sync.link_settings import (
+    Clocks,
+    Ends,
+    Ledger,
+    LinkMetrics,
+    LinkSettings,
+    LinkState,
+)
+from edge_runtime.sync.meter import Meter, current_class
 from edge_runtime.sync.windows import look
 
 if TYPE_CHECKING:
-    import ssl
-
     from google.protobuf.message import Message
 
     from edge_runtime.net.grpc.client import ClientCall, GrpcClient
@@ -46,81 +46,11 @@ if TYPE_CHECKING:
 
 logger: Final = logging.getLogger("dapr.runtime.link")
 
-StateName = Literal["up", "down", "waiting", "out-of-budget"]
-
 PROBE_PATH: Final = b"/v1.0/healthz/outbound"
 # Needs the token, which the one above does not.
 TOKEN_PROBE_PATH: Final = b"/v1.0/metadata"
 _LOOK_S: Final = 15.0  # how often the clock on the wall is looked at, which may jump
 _SAFE: Final = "!$&'()*+,-.:;=@_~"
-
-# What the bytes on a connection are for.
-current_class: ContextVar[str] = ContextVar("link_class", default="probe")
-
-
-class LinkState(NamedTuple):
-    """`reason` is empty when the link is up."""
-
-    name: StateName
-    reason: str = ""
-
-    @property
-    def up(self) -> bool:
-        return self.name == "up"
-
-
-class LinkLimits(NamedTuple):
-    """For how long things are waited for, how large an answer may be, and how many calls go on at once."""
-
-    connect_timeout_s: float = 10.0
-    call_timeout_s: float = 15.0
-    probe_timeout_s: float = 5.0
-    reach_timeout_s: float = 1.0
-    first_backoff_s: float = 0.25
-    answer_bytes_max: int = 16 * 2**20
-    connections_max: int = 16
-    keepalive_idle_s: float = 30.0
-    keepalive_timeout_s: float = 10.0
-
-
-class LinkSettings(NamedTuple):
-    """A CloudLink with its references resolved. `values` are those of its items; `fault` is why it cannot be used."""
-
-    resource: CloudLink
-    values: tuple[tuple[str, str], ...] = ()
-    fault: str = ""
-    limits: LinkLimits = LinkLimits()
-
-    def value(self, name: str) -> str:
-        return dict(self.values).get(name, "")
-
-
-class Clocks(NamedTuple):
-    """The wall clock and its local time; tests have their own."""
-
-    wall: Callable[[], float] = time.time
-    local: Callable[[float], time.struct_time] = time.localtime
-    chance: Callable[[], float] = random.random
-
-
-class Ledger(Protocol):
-    """Remembers what was spent of a day's budget while the process is away."""
-
-    def load(self) -> tuple[int, float]:
-        """(bytes, age of the day in seconds)."""
-
-    def save(self, spent: int, day_age_s: float) -> None: ...
-
-
-class LinkMetrics:
-    """The counts of all links of a node."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self.up = metrics.gauge("edge_link_up", "link")
-        self.changes = metrics.counter("edge_link_changes_total", "link", "state")
-        self.bytes = metrics.counter("edge_link_bytes_total", "link", "class", "direction")
-        self.calls = metrics.counter("edge_link_calls_total", "link", "class", "outcome")
-        self.day_left = metrics.gauge("edge_link_budget_left_bytes", "link")
 
 
 class Answer(NamedTuple):
@@ -169,25 +99,18 @@ class Link:
         self.listeners: list[Callable[[LinkState], None]] = []
         self._limits = settings.limits
         self._metrics = metrics
-        self._ledger = ledger
         self._clocks = clocks
         self._fault = settings.fault
         self._changed = trio.Event()
         self._session: _Session | None = None
         self._token_refused = False
         self._backoff_s = 0.0
-        self._ends = _Ends(settings)
+        self._ends = Ends(settings)
         self._fault = self._fault or self._ends.fault
-        self._dialer = Dialer(self._ends.proxy, self._count)
+        self._meter = Meter(resource, metrics, ledger, self._closed)
+        self._dialer = Dialer(self._ends.proxy, self._meter.count)
         # An HTTP/2 connection writes for all its streams at once; those of a link are subscriptions.
-        self._grpc_dialer = Dialer(self._ends.proxy, lambda sent, received: self._count(sent, received, "topics-down"))
-        self._budget = Budget(resource.bytes_per_second, resource.bytes_per_day)
-        self._saved = 0
-        self._turns = trio.Lock()
-        if ledger is not None and resource.bytes_per_day:
-            spent, age_s = ledger.load()
-            self._budget.restore(spent, age_s, trio.current_time())
-            self._saved = self._budget.spent
+        self._grpc_dialer = Dialer(self._ends.proxy, lambda sent, got: self._meter.count(sent, got, "topics-down"))
         metrics.up.set(0, (self.name,))
 
     @property
@@ -236,7 +159,7 @@ class Link:
                     await self._rest(pause_s)
         finally:
             self._set(LinkState("down", "the link is closed"))
-            self._save(force=True)
+            self._meter.save(force=True)
 
     def _closed(self) -> float | None:
         """How long the link may not be used, with its state set to why; None when it may."""
@@ -250,8 +173,8 @@ class Link:
             self._set(LinkState("waiting", f"waits for its window{until}"))
             return _LOOK_S if window.changes_at is None else min(max(window.changes_at - wall, 0.01), _LOOK_S)
         now = trio.current_time()
-        if self._budget.day_left(now) == 0:
-            resets_s = self._budget.resets_in_s(now)
+        if self._meter.budget.day_left(now) == 0:
+            resets_s = self._meter.budget.resets_in_s(now)
             self._set(LinkState("out-of-budget", f"the day's bytes are spent until {self._hour(wall + resets_s)}"))
             return min(resets_s + 0.001, 3600.0)
         return None
@@ -350,7 +273,7 @@ class Link:
             wall = self._clocks.wall()
             window = look(resource.windows, wall, self._clocks.local)
             pause_s = _LOOK_S if window.changes_at is None else min(max(window.changes_at - wall, 0.01), _LOOK_S)
-            if not window.open or self._budget.day_left(trio.current_time()) == 0:
+            if not window.open or self._meter.budget.day_left(trio.current_time()) == 0:
                 self._closed()
                 return
             await trio.sleep(pause_s)
@@ -408,45 +331,9 @@ class Link:
         session.heard_at = trio.current_time()
         return ""
 
-    # --- budget -----------------------------------------------------------------------------------------------------
-
-    def _count(self, sent: int, received: int, kind: str = "") -> None:
-        """Every byte below TLS comes by here."""
-        kind = kind or current_class.get()
-        if sent:
-            self._metrics.bytes.add((self.name, kind, "sent"), sent)
-        if received:
-            self._metrics.bytes.add((self.name, kind, "received"), received)
-        now = trio.current_time()
-        self._budget.charge(sent + received, now)
-        left = self._budget.day_left(now)
-        if left is not None:
-            self._metrics.day_left.set(left, (self.name,))
-            self._save()
-            if not left:
-                self._closed()
-
-    def _save(self, *, force: bool = False) -> None:
-        """Ahead of what is spent, a sixty-fourth of the day at a time: few writes, and no byte is forgotten."""
-        budget, per_day = self._budget, self.settings.resource.bytes_per_day
-        if self._ledger is None or not per_day:
-            return
-        step = max(per_day // 64, 65536)
-        if budget.spent >= self._saved or budget.spent < self._saved - 2 * step or (force and budget.spent):
-            self._saved = budget.spent if force else budget.spent + step
-            age_s = 86400.0 - budget.resets_in_s(trio.current_time())
-            self._ledger.save(min(self._saved, per_day) if budget.spent < per_day else budget.spent, age_s)
-
     async def admit(self, size: int) -> None:
-        """Wait until the budget has room. Raises `Unreachable` when the day's is spent."""
-        budget = self._budget
-        if budget.wait_s(trio.current_time()):
-            async with self._turns:  # first come, first served
-                while pause_s := budget.wait_s(trio.current_time()):
-                    if pause_s == float("inf"):
-                        raise Unreachable(f"link {self.name}: the day's bytes are spent")
-                    await trio.sleep(min(pause_s, 60.0))
-        budget.reserved += size
+        """Wait until the budget has room; `size` is reserved then. Raises `Unreachable` when the day's is spent."""
+        await self._meter.admit(size)
 
     # --- calls ------------------------------------------------------------------------------------------------------
 
@@ -523,7 +410,7 @@ class Link:
             if scope.cancelled_caught:
                 raise Unreachable(f"link {self.name} is {self.state.name}: {self.state.reason}")
         finally:
-            self._budget.reserved -= size
+            self._meter.release(size)
             current_class.reset(token)
             self._metrics.calls.add((self.name, kind, outcome))
 
@@ -624,43 +511,6 @@ def session_scope(session: _Session) -> Iterator[trio.CancelScope]:
             yield scope
         finally:
             session.calls.discard(scope)
-
-
-class _Ends:
-    """Where calls go, and what they all carry. With a `fault` the link is down, and keeps what it is given."""
-
-    def __init__(self, settings: LinkSettings) -> None:
-        resource = settings.resource
-        self.fault = ""
-        self.http: Url = parse_url(resource.http.rstrip("/"))
-        self.grpc: Origin | None = parse_url(resource.grpc).origin if resource.grpc else None
-        token = settings.value("token")
-        self.headers: tuple[Header, ...] = ((b"dapr-api-token", token.encode()),) if token else ()
-        self.metadata: tuple[tuple[str, str | bytes], ...] = (("dapr-api-token", token),) if token else ()
-        self.proxy: Proxy | None = None
-        self._make_tls: Callable[[], ssl.SSLContext] | None = None
-        if not (token.isascii() and token.isprintable()):
-            self.fault = "spec.token has letters that no header takes; correct the secret"
-        proxy = settings.value("proxy")
-        try:
-            self.proxy = parse_proxy(proxy) if proxy else None
-        except ValueError as error:
-            self.fault = f"spec.proxy cannot be used: {error}"
-        self._texts = (settings.value("ca"), settings.value("clientCert"), settings.value("clientKey"))
-        try:
-            self._make_tls = client_tls(*self._texts)
-        except ValueError as error:
-            self.fault = f"spec.tls cannot be used: {error}"
-
-    def tls(self) -> ssl.SSLContext:
-        assert self._make_tls is not None
-        return self._make_tls()
-
-    def grpc_tls(self) -> ssl.SSLContext:
-        """Settings of their own: these ask for HTTP/2."""
-        context = client_tls(*self._texts)()
-        context.set_alpn_protocols(["h2"])
-        return context
 
 
 def segment(text: str) -> str:

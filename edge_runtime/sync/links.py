@@ -20,7 +20,8 @@ import trio
 from edge_runtime.model.errors import DriverError
 from edge_runtime.model.ports import Outbox, PubSub
 from edge_runtime.observability.metrics import Metrics
-from edge_runtime.sync.link import Clocks, Link, LinkMetrics, LinkSettings, LinkState
+from edge_runtime.sync.link import Link
+from edge_runtime.sync.link_settings import Clocks, LinkMetrics, LinkSettings, LinkState
 from edge_runtime.sync.remote import RemoteSidecar
 from edge_runtime.sync.topics_up import TopicUpRoute, route_settings
 from edge_runtime.wire import cloudevents

@@ -14,7 +14,8 @@ import trio.testing
 from edge_runtime.config.links import CloudLink, Window
 from edge_runtime.model.errors import DriverError, EtagInvalid, EtagMismatch, Unreachable
 from edge_runtime.observability.metrics import Metrics, render
-from edge_runtime.sync.link import Clocks, Link, LinkLimits, LinkMetrics, LinkSettings, Refused
+from edge_runtime.sync.link import Link, Refused
+from edge_runtime.sync.link_settings import Clocks, LinkLimits, LinkMetrics, LinkSettings
 from edge_runtime.sync.remote import RemoteSidecar
 from tests.brokers import until
 from tests.loopback import LoopbackApp, Talk, loopback_app
@@ -302,8 +303,8 @@ async def test_a_second_s_bytes_are_waited_for() -> None:
         began = trio.current_time()
         for _ in range(4):
             await opened.remote.publish("p", "t", b"x" * 1500, "text/plain", {})
-        assert opened.link._budget.wait_s(trio.current_time()) >= 0
-        assert opened.link._budget.spent <= 4000 * (trio.current_time() - began + 1) + 2000
+        assert opened.link._meter.budget.wait_s(trio.current_time()) >= 0
+        assert opened.link._meter.budget.spent <= 4000 * (trio.current_time() - began + 1) + 2000
 
 
 # --- state ------------------------------------------------------------------------------------------------------------
