@@ -71,7 +71,9 @@ class Ledger:
         self.count = 0
         self.written: dict[str, str] = {}  # write -> key
         self.removed: list[Removal] = []
-        self._last: dict[tuple[str, str], dict[str, int]] = {}  # removals that the next value of a place comes after
+        # Removals that the next value of a place comes after; everybody may know those that have reached the remote.
+        self._last: dict[tuple[str, str], dict[str, int]] = {}
+        self._reached: dict[str, dict[str, int]] = {}
 
     def next(self, who: str) -> str:
         self.count += 1
@@ -82,9 +84,13 @@ class Ledger:
         self.removed.append(Removal(key, name, flags_of(value)))
         self._last.setdefault((who, key), {})[name] = 1
 
+    def reach(self, who: str, key: str) -> None:
+        """What was removed at that place is now removed at the remote."""
+        self._reached.setdefault(key, {}).update(self._last.get((who, key), {}))
+
     def first(self, who: str, key: str) -> dict[str, int]:
         """The members of a value that is written where there was none: what was removed there before."""
-        return self._last.pop((who, key), {})
+        return {**self._last.pop((who, key), {}), **self._reached.get(key, {})}
 
 
 class RemoteStore:
@@ -94,6 +100,8 @@ class RemoteStore:
         self.items: dict[str, tuple[bytes, str]] = {}
         self.removals: dict[str, list[str]] = {}  # who removed each key
         self.ghosts: dict[str, list[bytes]] = {}  # what late requests brought back
+        self.created: set[tuple[str, bytes]] = set()
+        self.repeated: set[str] = set()  # made, removed by somebody else, and made again as nobody had heard of it
         self._etags = 0
 
     def save(self, key: str, value: bytes, etag: str | None, first_write: bool) -> None:
@@ -133,6 +141,10 @@ class Link:
             if late and etag is None and set(since) - {self.name}:
                 return  # after somebody else's removal nobody can tell it from a new value: Dapr's API has no fence
             remote.save(key, value, etag, first_write)
+            if etag is None:
+                if (key, value) in remote.created:
+                    remote.repeated.add(key)
+                remote.created.add((key, value))
             if late and since:
                 remote.ghosts.setdefault(key, []).append(value)
             if not late and not key.endswith("~hlc"):
@@ -141,7 +153,11 @@ class Link:
         await self._call(do)
 
     async def delete(self, store: str, key: str, etag: str | None = None) -> None:
-        await self._call(lambda late: self.world.remote.delete(key, etag, self.name))
+        def do(late: bool) -> None:
+            self.world.remote.delete(key, etag, self.name)
+            self.world.ledger.reach(self.name, key.removeprefix(REMOTE_PREFIX))
+
+        await self._call(do)
 
     def _check_order(self, key: str, value: bytes) -> None:
         """What one node wrote arrives in the order in which it wrote it."""
@@ -326,6 +342,7 @@ class World:
             if found is not None and self.chance.random() < 0.25:
                 self.remote.delete(REMOTE_PREFIX + key, None, "z")
                 self.ledger.remove("z", key, found[0])
+                self.ledger.reach("z", key)
             else:
                 flag = self.ledger.next("z")
                 value = {**(self.ledger.first("z", key) if found is None else json.loads(found[0])), flag: 1}
@@ -393,11 +410,13 @@ class World:
         if ghosts:  # its node takes it away again, unless another one has built upon it
             assert final not in ghosts, f"{key} came back: {final!r} was brought by a late request"
             return
+        if REMOTE_PREFIX + key in self.remote.repeated:
+            return
         lost_removal = any(entry.dispute.local is None or entry.dispute.remote is None for entry in entries)
         for removal in reversed(removals):
             if removal.name in kept:  # what came after it lost and is in an inbox, and so is all that went before
                 kept |= removal.saw
-            there = removal.saw & flags_of(final)
+            there = {flag for flag in removal.saw & flags_of(final) if flag[0] != "-"}
             assert not there or lost_removal or removal.name in kept, f"{key} came back: {there} of {removal}"
 
 
