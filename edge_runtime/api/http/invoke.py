@@ -14,6 +14,7 @@ from edge_runtime.wire.paths import clean, decode, split_invocation, split_targe
 
 _NO_APP_ID: Final = "failed getting app id either from the URL path or the header dapr-app-id"
 _APP_ID: Final = "dapr-app-id"
+_NO_GRPC_HERE: Final = b"this port speaks HTTP; the gRPC API is on --dapr-grpc-port"
 _VERBS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE")
 
 
@@ -23,6 +24,10 @@ async def fallback(call: Call) -> Response:
     raw_path, query = split_target(request.target)
     found = find_target(raw_path, request.headers)
     if found is None:
+        if request.http_version == b"2.0" and (request.header(b"content-type") or b"").startswith(b"application/grpc"):
+            # As gRPC has it, else its client would only say that there is a 404.
+            fields = [(b"content-type", b"application/grpc"), (b"grpc-status", b"12"), (b"grpc-message", _NO_GRPC_HERE)]
+            return Response(200, fields)
         raise EdgeError(Kind.INVOKE_NO_APP_ID, _NO_APP_ID)
     target, method = found
     limit = call.limit_bytes

@@ -93,6 +93,14 @@ async def test_nobody_named_is_404() -> None:
     assert caught.value.kind is Kind.INVOKE_NO_APP_ID
 
 
+async def test_grpc_client_learns_its_port() -> None:
+    path = b"/dapr.proto.runtime.v1.Dapr/GetState"
+    call, _ = call_of(Request("POST", path, [(b"content-type", b"application/grpc")], http_version=b"2.0"))
+    response = await fallback(call)
+    assert (response.status, response.header(b"grpc-status")) == (200, b"12")
+    assert b"--dapr-grpc-port" in (response.header(b"grpc-message") or b"")
+
+
 @pytest.mark.parametrize("body", [Body(b"x" * 11), Pieces([b"x" * 11], 11)])
 async def test_declared_excess_is_refused(body: Body) -> None:
     call, invoker = call_of(Request("POST", b"/v1.0/invoke/a/method/b", [], body))
