@@ -246,6 +246,8 @@ def _last_writer(conflict: Conflict) -> Decision:
 
 
 def _merge(conflict: Conflict) -> Decision:
+    if conflict.local.value is None or conflict.remote.value is None:
+        return _keep_both(conflict)
     merged = merge(conflict.base, conflict.local.value, conflict.remote.value)
     outcome = "both versions were merged"
     if merged.paths:

@@ -74,6 +74,7 @@ class Ledger:
         # Removals that the next value of a place comes after; everybody may know those that have reached the remote.
         self._last: dict[tuple[str, str], dict[str, int]] = {}
         self._reached: dict[str, dict[str, int]] = {}
+        self.followed: set[str] = set()  # removals at the remote that somebody's new value came after
 
     def next(self, who: str) -> str:
         self.count += 1
@@ -87,6 +88,10 @@ class Ledger:
     def reach(self, who: str, key: str) -> None:
         """What was removed at that place is now removed at the remote."""
         self._reached.setdefault(key, {}).update(self._last.get((who, key), {}))
+
+    def create(self, key: str) -> None:
+        """A value was written at the remote where there was none."""
+        self.followed |= set(self._reached.get(key, ()))
 
     def first(self, who: str, key: str) -> dict[str, int]:
         """The members of a value that is written where there was none: what was removed there before."""
@@ -145,6 +150,7 @@ class Link:
                 if (key, value) in remote.created:
                     remote.repeated.add(key)
                 remote.created.add((key, value))
+                self.world.ledger.create(key.removeprefix(REMOTE_PREFIX))
             if late and since:
                 remote.ghosts.setdefault(key, []).append(value)
             if not late and not key.endswith("~hlc"):
@@ -417,7 +423,8 @@ class World:
             if removal.name in kept:  # what came after it lost and is in an inbox, and so is all that went before
                 kept |= removal.saw
             there = {flag for flag in removal.saw & flags_of(final) if flag[0] != "-"}
-            assert not there or lost_removal or removal.name in kept, f"{key} came back: {there} of {removal}"
+            followed = removal.name in kept or removal.name in self.ledger.followed
+            assert not there or lost_removal or followed, f"{key} came back: {there} of {removal}"
 
 
 def simulate(seed: int, plan: Plan) -> World:
