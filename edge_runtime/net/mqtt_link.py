@@ -76,13 +76,14 @@ class Counts:
 class _Publish:
     """A message on its way to the broker."""
 
-    __slots__ = ("data", "done", "lost", "packet_id", "qos", "retain", "topic")
+    __slots__ = ("data", "done", "lost", "once", "packet_id", "qos", "retain", "topic")
 
-    def __init__(self, topic: str, data: bytes, qos: int, retain: bool) -> None:
+    def __init__(self, topic: str, data: bytes, qos: int, retain: bool, once: bool) -> None:
         self.topic = topic
         self.data = data
         self.qos = qos
         self.retain = retain
+        self.once = once
         self.packet_id = 0
         self.lost = False
         self.done = trio.Event()
@@ -138,13 +139,14 @@ class Link:
 
     # --- sending
 
-    async def publish(self, topic: str, data: bytes, qos: int, retain: bool) -> None:
+    async def publish(self, topic: str, data: bytes, qos: int, retain: bool, *, once: bool = False) -> None:
         """Returns when the broker has it (QoS 1 and 2), or the kernel (QoS 0). Raises `BrokerAway` after a time.
 
-        Messages are sent in the order of the calls.
+        Messages are sent in the order of the calls. `once`: when the connection is lost the caller is told at once,
+        unless it is of QoS 2 and was sent, as only the session can say then whether the broker has it.
         """
         check_topic(topic)
-        entry = _Publish(topic, data, qos, retain)
+        entry = _Publish(topic, data, qos, retain, once)
         self._queue.append(entry)
         self._pump()
         try:
@@ -178,6 +180,15 @@ class Link:
                 self._poke()
             else:
                 self._flushes.append(entry)
+
+    def _give_back(self) -> None:
+        """The connection is lost: who has another way for a message takes it back."""
+        sent = [entry for entry in self._answers.values() if entry.once and entry.qos < 2]
+        waiting = [entry for entry in self._queue if entry.once]
+        for entry in (*sent, *waiting):
+            self._abandon(entry)
+            entry.lost = True
+            entry.done.set()
 
     def _abandon(self, entry: _Publish) -> None:
         if entry in self._queue:
@@ -416,6 +427,7 @@ class Link:
                 await trio.aclose_forcefully(stream)
         was_connected, self.connected = self.connected, False
         self._finish_flushes(self._flushes, lost=True)
+        self._give_back()
         self._asked.clear()
         if was_connected:
             self._tell()

@@ -15,6 +15,7 @@ import trio
 
 from edge_runtime.components.metadata import Fields
 from edge_runtime.components.mqtt.deliveries import DeliverySettings, Inbox, open_inbox
+from edge_runtime.components.mqtt.order import PublishOrder
 from edge_runtime.components.mqtt.settings import (
     DELIVERY_FIELDS,
     LINK_FIELDS,
@@ -94,6 +95,7 @@ class Mqtt3PubSub:
         self._inboxes: dict[str, Inbox] = {}
         self._opening = trio.Lock()
         self._route: Route | None = None
+        self._order = PublishOrder()
         self.inbox: Inbox  # of the component's own client
 
     async def open_own_client(self) -> None:
@@ -111,18 +113,24 @@ class Mqtt3PubSub:
         retain = self._retain(metadata) if metadata else self._settings.retain
         qos = self._settings.qos
         link = self.inbox.link
-        if self._route is None:
+        route = self._route
+        if route is None:
             await link.publish(topic, data, qos, retain)
             return
         check_topic(topic)
-        if link.connected and not self._route.backlog:
-            try:
-                await link.publish(topic, data, qos, retain)
-                return
-            except BrokerAway:
-                pass
+        place = self._order.place(topic)
+        try:
+            if link.connected and not route.backlog and not place.behind_kept:
+                try:
+                    await link.publish(topic, data, qos, retain, once=True)
+                    return
+                except BrokerAway:
+                    pass
+            await place.keep()
+        finally:
+            place.leave()
         kept = {"topic": topic, "data": data, "qos": qos, "retain": retain}
-        await self._route.append(topic, kept, size_bytes=len(data) + len(topic))
+        await route.append(topic, kept, size_bytes=len(data) + len(topic))
 
     @asynccontextmanager
     async def keeping(self, outbox: Outbox, settings: RouteSettings) -> AsyncIterator[None]:
@@ -150,7 +158,7 @@ class Mqtt3PubSub:
         message: Any = entry.payload
         try:
             if link.connected:
-                await link.publish(message["topic"], message["data"], message["qos"], message["retain"])
+                await link.publish(message["topic"], message["data"], message["qos"], message["retain"], once=True)
                 return
         except BrokerAway:
             if link.connected:  # it does not answer: this topic is tried again later
