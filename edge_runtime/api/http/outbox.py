@@ -1,0 +1,130 @@
+"""`edge/v1/outbox`: what waits to be sent, was given up and was dropped, of the routes of one app.
+
+A route's name is one segment of the path, percent-encoded: `pubsub.mqtt3%2Fshop%2Fbroker`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+import msgspec
+
+from edge_runtime.api.http.routes import Call, Route, json_response, malformed
+from edge_runtime.api.outbox import LIMIT_MAX, Page, dead_page, dropped_page, entries_page
+from edge_runtime.model.errors import EdgeError, Kind
+from edge_runtime.model.http import Body, Response
+
+_NDJSON: Final = ((b"content-type", b"application/x-ndjson"),)
+_LIMIT_DEFAULT: Final = 100
+_SEQUENCE_MAX: Final = 2**63 - 2
+
+
+class Lines(Body):
+    """An export on its way out: its length is not known before its end."""
+
+    __slots__ = ("_lines",)
+
+    def __init__(self, lines: AsyncIterator[bytes]) -> None:
+        super().__init__()
+        self._lines = lines
+
+    @property
+    def length(self) -> int | None:
+        return None
+
+    @property
+    def buffered(self) -> bool:
+        return False
+
+    async def read(self, limit_bytes: int | None = None) -> bytes:
+        return b"".join([piece async for piece in self._lines])
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        return self._lines
+
+
+async def list_routes(call: Call) -> Response:
+    return json_response(msgspec.json.encode(await call.blocks.outbox.routes()))
+
+
+async def list_entries(call: Call) -> Response:
+    return await _page(call, entries_page)
+
+
+async def list_dead(call: Call) -> Response:
+    return await _page(call, dead_page)
+
+
+async def list_dropped(call: Call) -> Response:
+    return await _page(call, dropped_page)
+
+
+async def export(call: Call) -> Response:
+    what = dead_page if _flag(call, "dead") else entries_page
+    return Response(200, _NDJSON, Lines(await call.blocks.outbox.export(what, call.params[0])))
+
+
+async def retry(call: Call) -> Response:
+    count = await call.blocks.outbox.retry(call.params[0], await _chosen(call))
+    return json_response(b'{"retried":%d}' % count)
+
+
+async def drop(call: Call) -> Response:
+    count = await call.blocks.outbox.drop(call.params[0], await _chosen(call))
+    return json_response(b'{"dropped":%d}' % count)
+
+
+async def _page(call: Call, what: Page) -> Response:
+    after = _number(call, "after", 0, 0, _SEQUENCE_MAX)
+    limit = _number(call, "limit", _LIMIT_DEFAULT, 1, LIMIT_MAX)
+    page = await call.blocks.outbox.page(what, call.params[0], after, limit, _flag(call, "payload"))
+    return json_response(msgspec.json.encode(page))
+
+
+def _number(call: Call, name: str, default: int, least: int, most: int) -> int:
+    text = call.query_value(name)
+    if not text:
+        return default
+    if not (text.isascii() and text.isdecimal() and len(text) < 20 and least <= int(text) <= most):
+        raise EdgeError(Kind.BAD_REQUEST, f"{name} {text!r}: expected a number from {least} to {most}")
+    return int(text)
+
+
+def _flag(call: Call, name: str) -> bool:
+    text = call.query_value(name).lower()
+    if text not in ("", "true", "false"):
+        raise EdgeError(Kind.BAD_REQUEST, f"{name} {text!r}: expected true or false")
+    return text == "true"
+
+
+async def _chosen(call: Call) -> list[int] | None:
+    """The sequences that the body names, None for all; nothing is changed because something was left out."""
+    message = await call.message()
+    sequences = message.get("sequences")
+    if message.keys() - {"sequences", "all"} or ("all" in message) == ("sequences" in message):
+        raise malformed('expected {"sequences": [...]} or {"all": true}')
+    if sequences is None:
+        if message.get("all") is not True:
+            raise malformed('expected {"sequences": [...]} or {"all": true}')
+        return None
+    if not isinstance(sequences, list) or not 0 < len(sequences) <= LIMIT_MAX or not all(map(_is_sequence, sequences)):
+        raise malformed(f"sequences: expected 1 to {LIMIT_MAX} numbers, as `sequence` of the entries has them")
+    return sorted(set(sequences))
+
+
+def _is_sequence(value: object) -> bool:
+    return type(value) is int and 0 < value <= _SEQUENCE_MAX
+
+
+_PLACE: Final = "edge/v1/outbox"
+
+ROUTES: tuple[Route, ...] = (
+    Route(("GET",), _PLACE, "outbox", "v1", "ListOutboxRoutes", list_routes),
+    Route(("GET",), f"{_PLACE}/{{route}}/entries", "outbox", "v1", "ListOutboxEntries", list_entries),
+    Route(("GET",), f"{_PLACE}/{{route}}/dead", "outbox", "v1", "ListOutboxDeadLetters", list_dead),
+    Route(("GET",), f"{_PLACE}/{{route}}/dropped", "outbox", "v1", "ListOutboxDropped", list_dropped),
+    Route(("GET",), f"{_PLACE}/{{route}}/export", "outbox", "v1", "ExportOutbox", export),
+    Route(("POST",), f"{_PLACE}/{{route}}/retry", "outbox", "v1", "RetryOutbox", retry),
+    Route(("POST",), f"{_PLACE}/{{route}}/drop", "outbox", "v1", "DropOutbox", drop),
+)
