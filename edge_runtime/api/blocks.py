@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from edge_runtime.api.outbox import AppOutbox
     from edge_runtime.blocks.bindings import Bindings
     from edge_runtime.blocks.configuration import Configuration
     from edge_runtime.blocks.invoke import Invoker
@@ -27,6 +28,7 @@ class Blocks:
         "invoker",
         "metadata",
         "namespace",
+        "outbox",
         "publisher",
         "secrets",
         "shutdown",
@@ -44,6 +46,7 @@ class Blocks:
         secrets: Secrets,
         bindings: Bindings,
         configuration: Configuration,
+        outbox: AppOutbox,
         metadata: Metadata,
         health: Health,
         namespace: str,
@@ -56,6 +59,7 @@ class Blocks:
         self.secrets = secrets
         self.bindings = bindings
         self.configuration = configuration
+        self.outbox = outbox
         self.metadata = metadata
         self.health = health
         self.namespace = namespace

@@ -96,11 +96,11 @@ def find(parsed: Parsed) -> Place:
         return Place(os.path.realpath(named), parsed.text("table"))
     if parsed.given("resources-path"):
         return _of_component(parsed)
-    directory = _state_directory(parsed.text("state-dir"))
+    directory = state_directory(parsed.text("state-dir"))
     return Place(os.path.join(directory, f"{parsed.text('store')}.db"), parsed.text("table"))
 
 
-def _state_directory(told: str) -> str:
+def state_directory(told: str) -> str:
     """As told, else that of the node that runs, else that of a node which would be started."""
     if told:
         return os.path.abspath(told)

@@ -79,6 +79,9 @@ class Kind(enum.Enum):
     CONFIGURATION_GET = enum.auto()
     CONFIGURATION_SUBSCRIBE = enum.auto()
     CONFIGURATION_NO_APP = enum.auto()
+    # What waits to be sent
+    EDGE_OUTBOX_ROUTE_NOT_FOUND = enum.auto()
+    EDGE_OUTBOX = enum.auto()
     # Blocks that answer "not configured" until their driver exists
     LOCK_STORE_NOT_CONFIGURED = enum.auto()
     LOCK_STORE_NOT_FOUND = enum.auto()

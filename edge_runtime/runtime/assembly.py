@@ -16,9 +16,10 @@ import trio
 
 from edge_runtime import RUNTIME_VERSION
 from edge_runtime.api.blocks import Blocks
-from edge_runtime.api.http import bindings, configuration, health, invoke, pubsub, secrets, state, unconfigured
+from edge_runtime.api.http import bindings, configuration, health, invoke, outbox, pubsub, secrets, state, unconfigured
 from edge_runtime.api.http.face import Face, FaceSettings, allowed_routes
 from edge_runtime.api.http.routes import Route
+from edge_runtime.api.outbox import AppOutbox
 from edge_runtime.blocks.bindings import Bindings, BoundBinding, bind_binding
 from edge_runtime.blocks.bindings.binding import capabilities
 from edge_runtime.blocks.configuration import Configuration as ConfigurationBlock
@@ -82,6 +83,7 @@ ROUTES: Final = (
     *secrets.ROUTES,
     *bindings.ROUTES,
     *configuration.ROUTES,
+    *outbox.ROUTES,
     *unconfigured.ROUTES,
 )
 
@@ -416,6 +418,7 @@ def _build(app: App, files: Files, opened: Mapping[str, Opened], channel: Channe
         secrets=_secrets(files, opened, policies, app),
         bindings=outputs,
         configuration=_configuration(app, opened, channel, policies, namespace),
+        outbox=AppOutbox(app.node.outbox.look, app.app_id, [link.name for link in files.resources.links]),
         metadata=_metadata(app, files, opened, policies, lambda: [*subscriber.active(), *streams.active()]),
         health=app.health,
         namespace=files.environment.namespace_or_default,

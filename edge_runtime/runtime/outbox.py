@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import trio
 
 from edge_runtime.model.ports import Route, RouteSettings, Send
 from edge_runtime.observability.metrics import Metrics
+from edge_runtime.store.connection import location
 from edge_runtime.store.database import Databases
 
 if TYPE_CHECKING:
@@ -40,6 +42,22 @@ class NodeOutbox:
             if self._opened is None:
                 self._opened = await self._nursery.start(self._serve)
             return self._opened
+
+    async def look(self) -> Outbox | None:
+        """The outbox when there is one, open or on disk: none is made for who only looks."""
+        if self._opened is None and not await self._is_on_disk():
+            return None
+        return await self.get()
+
+    async def _is_on_disk(self) -> bool:
+        from edge_runtime.store.outbox import has_outbox
+        from edge_runtime.sync.forward import NODE_DATABASE
+
+        path = os.path.join(self._state_dir, NODE_DATABASE)
+        if not os.path.exists(path):  # noqa: ASYNC240 - one look at a local file
+            return False
+        async with self._databases.lease(location(path)) as database:
+            return has_outbox(database)
 
     async def _serve(self, *, task_status: trio.TaskStatus[Outbox]) -> None:
         from edge_runtime.sync.forward import open_outbox

@@ -75,6 +75,17 @@ async def open_identity(
         os.close(note)
 
 
+def read_identity(
+    database: Database, latest_ms: int, *, clock_ms: Callable[[], int] = up_ms, boot: Callable[[], str] = boot_id
+) -> Identity:
+    """The file's identity for who only looks: no run begins. Empty when the file has none yet."""
+    rows = database.read(_READ)
+    if not rows:
+        return Identity("", 0, latest_ms - clock_ms())
+    known = _Row(*rows[0])
+    return Identity(known.node, known.epoch, known.base if known.boot == boot() else latest_ms - clock_ms())
+
+
 async def _next_run(database: Database, note: int | None, latest_ms: int, clock_ms: int, boot: str) -> Identity:
     rows = database.read(_READ)
     known = _Row(*rows[0]) if rows else None

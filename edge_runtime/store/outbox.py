@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from edge_runtime.model.errors import DriverError, Overloaded, StoreUnavailable
 from edge_runtime.model.hlc import Clock, unpack
 from edge_runtime.store.faults import fault_of
-from edge_runtime.store.identity import Identity, open_identity
+from edge_runtime.store.identity import Identity, open_identity, read_identity
 from edge_runtime.store.log_clock import up_ms
 from edge_runtime.store.log_wakes import GroupLock
 from edge_runtime.store.migrations import ByName, migrate
 from edge_runtime.store.outbox_ledger import Drop, dropped_by_reason, list_drops, write_drop
 from edge_runtime.store.outbox_tables import (
     ENTRY_OVERHEAD,
+    HAS_TABLES,
     STEPS,
     TAIL,
     Ask,
@@ -54,6 +55,8 @@ __all__ = [
     "Removal",
     "RouteStore",
     "entry_size",
+    "has_outbox",
+    "look_at_store",
     "open_entry",
     "open_outbox_store",
 ]
@@ -446,6 +449,20 @@ async def open_outbox_store(database: Database, clock_ms: Callable[[], int] = up
     await migrate(database, STEPS, ByName())
     latest_at, latest_hlc = _latest(database.read)
     identity = await open_identity(database, latest_at, in_memory=database.path == ":memory:", clock_ms=clock_ms)
+    return OutboxStore(database, identity, Clock(identity.node, unpack(latest_hlc, identity.node)), clock_ms)
+
+
+def has_outbox(database: Database) -> bool:
+    """Whether something has ever opened an outbox in this file."""
+    return bool(database.read(HAS_TABLES))
+
+
+def look_at_store(database: Database, clock_ms: Callable[[], int] = up_ms) -> OutboxStore | None:
+    """The outbox of a file that is only read, whoever writes it; None when the file has none."""
+    if not has_outbox(database):
+        return None
+    latest_at, latest_hlc = _latest(database.read)
+    identity = read_identity(database, latest_at, clock_ms=clock_ms)
     return OutboxStore(database, identity, Clock(identity.node, unpack(latest_hlc, identity.node)), clock_ms)
 
 

@@ -50,6 +50,7 @@ def _make(connection: sqlite3.Connection) -> None:
 
 STEPS: Final = (Step("outbox-1", _make),)
 
+HAS_TABLES: Final = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'outbox_drop'"
 TAIL: Final = "SELECT id, end_bytes, at, hlc FROM outbox_entry WHERE id > ? AND id < ? ORDER BY id DESC LIMIT 1"
 
 Row = tuple[Any, ...]

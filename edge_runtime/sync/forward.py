@@ -22,7 +22,8 @@ from edge_runtime.observability.metrics import Metrics
 from edge_runtime.store.connection import location
 from edge_runtime.store.database import Databases
 from edge_runtime.store.log_clock import up_ms
-from edge_runtime.store.outbox import DeadLetter, Drop, Head, open_outbox_store
+from edge_runtime.store.outbox import open_outbox_store
+from edge_runtime.sync.look import Look
 from edge_runtime.sync.plan import Turns
 from edge_runtime.sync.route import OpenRoute, RouteEnd
 from edge_runtime.sync.shared import Numbers, OutboxLimits, RouteState, Shared
@@ -33,19 +34,16 @@ NODE_DATABASE: Final = "node.db"
 _NEVER_S: Final = 1e9
 
 
-class Outbox:
+class Outbox(Look):
     """The routes of one file: `model.ports.Outbox`, and what the operator's commands ask."""
 
+    _routes: dict[str, OpenRoute]
+
     def __init__(self, shared: Shared, routes: dict[str, OpenRoute], nursery: trio.Nursery) -> None:
+        super().__init__(shared.store, routes)
         self._shared = shared
-        self._routes = routes
         self._nursery = nursery
         self._opening = trio.Lock()
-
-    @property
-    def node(self) -> str:
-        """Who this node is, as the ids of entries have it."""
-        return self._shared.store.identity.node
 
     @asynccontextmanager
     async def open_route(self, settings: RouteSettings, send: Send) -> AsyncIterator[RouteEnd]:
@@ -78,31 +76,6 @@ class Outbox:
             self._routes.pop(route.name, None)
 
     # --- for the operator
-
-    def states(self) -> list[RouteState]:
-        """The routes that are open."""
-        return [route.state() for route in self._routes.values()]
-
-    def entries(self, route: str, after: int = 0, limit: int = 100) -> list[Head]:
-        """What waits, the oldest first, from behind `after` on."""
-        store = self._shared.store.look(route)
-        heads = [] if store is None else store.read(max(store.base, after + 1), store.top, limit)
-        opened = self._routes.get(route)
-        return heads if opened is None else [head for head in heads if not opened.is_done_with(head)]
-
-    def dead_letters(self, route: str, after: int = 0, limit: int = 100) -> list[DeadLetter]:
-        """What was given up, with the reasons."""
-        store = self._shared.store.look(route)
-        return [] if store is None else store.dead_letters(after, limit)
-
-    def ledger(self, route: str | None = None, limit: int = 1000) -> list[Drop]:
-        """What was dropped, the newest lines, the oldest of them first."""
-        return self._shared.store.ledger(route, limit)
-
-    def dropped(self, route: str) -> dict[str, tuple[int, int]]:
-        """(entries, bytes) that a route has lost in its life, by reason."""
-        store = self._shared.store.look(route)
-        return {} if store is None else store.dropped()
 
     async def retry(self, route: str, sequences: Sequence[int] | None = None) -> int:
         """Let dead letters be sent again; how many. None is all of them."""

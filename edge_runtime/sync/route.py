@@ -24,6 +24,8 @@ _BREATHE_EVERY: Final = 16  # sends that did not wait for anything
 _EXPIRE_MAX: Final = 512
 _OLDEST: Final = 16  # a dead letter that was put back is younger than its place says
 _ATTEMPTS_NOTED_MAX: Final = 256
+_ERRORS_MAX: Final = 1024  # texts that are kept for who looks, a failing entry each
+_ERROR_CHARACTERS: Final = 500
 
 
 class RouteEnd:
@@ -100,6 +102,7 @@ class OpenRoute:
         self._plan = Plan(store.base + 1, store.tail(), _plan_limits(settings))
         self._payloads = Payloads(store, shared.limits.payload_bytes_max)
         self._leavings = Leavings(store)
+        self._errors: dict[int, str] = {}
         self._flushing = False
         self._flush_at: int | None = None
         self._rest_at: int | None = None
@@ -210,6 +213,7 @@ class OpenRoute:
         self._plan.forget([_item(head) for head in heads])
         for head in heads:
             self._leavings.gone.add(head.id)
+            self._errors.pop(head.id, None)
             self._payloads.forget(head.id)
             self.entries -= 1
             self.bytes -= head.size
@@ -450,12 +454,18 @@ class OpenRoute:
             self._done_with(item)
         elif event is Event.FAILED:
             self._shared.numbers.failed.add((self.name,))
+            self._note_error(item, reason)
             logger.debug("outbox route %s: entry %d failed: %s", self.name, item.sequence, reason)
         elif was_up and not self._plan.is_up:
             self._plan.up()  # another end may still be
             self.ends_changed(reason)
 
+    def _note_error(self, item: Item, reason: str) -> None:
+        if item.sequence in self._errors or len(self._errors) < _ERRORS_MAX:
+            self._errors[item.sequence] = reason[:_ERROR_CHARACTERS]
+
     def _done_with(self, item: Item) -> None:
+        self._errors.pop(item.sequence, None)
         self.entries -= 1
         self.bytes -= item.size
         if self._flush_at is None or len(self._leavings) == self._limits.flush_max:
@@ -594,6 +604,10 @@ class OpenRoute:
         while heads := self.store.read(start, tail + 1, _EXPIRE_MAX):
             start = heads[-1].id + 1
             yield [head for head in heads if self._idle(head)]
+
+    def troubles(self) -> dict[int, tuple[int, str]]:
+        """(failed attempts, what the last one said) of entries that wait, by sequence."""
+        return {entry: (count, self._errors.get(entry, "")) for entry, count in self._plan.attempts()}
 
     def is_done_with(self, head: Head) -> bool:
         """It is on disk only until the next removal."""
