@@ -20,7 +20,7 @@ from tests.support.sidecar import Program, Sidecar, free_port
 pytestmark = pytest.mark.slow
 
 CONFIGURATION = """
-daemon off; worker_processes 1; pid {place}/pid; error_log {place}/errors;
+daemon off; master_process off; pid {place}/pid; error_log {place}/errors;
 events {{}}
 http {{
   access_log off; client_max_body_size 0;
@@ -54,10 +54,9 @@ def test_calls_pass_a_reverse_proxy(tmp_path: Path) -> None:
     with Sidecar(tmp_path / "state") as sidecar, nginx(tmp_path, sidecar.grpc_port) as port, DaprClient(port) as client:
         value = os.urandom(1_000_000)
         items = [common_pb2.StateItem(key="k", value=value)]
-        saved = client.call("SaveState", state_pb2.SaveStateRequest(store_name="statestore", states=items))
-        assert saved.code == "OK"
+        client.reply("SaveState", state_pb2.SaveStateRequest(store_name="statestore", states=items))
         for _ in range(3):
-            got = client.call("GetState", state_pb2.GetStateRequest(store_name="statestore", key="k"))
-            assert got.reply.data == value
-        missing = client.call("GetState", state_pb2.GetStateRequest(store_name="none", key="k"))
+            got = client.reply("GetState", state_pb2.GetStateRequest(store_name="statestore", key="k"))
+            assert got.data == value
+        missing = client.ask("GetState", state_pb2.GetStateRequest(store_name="none", key="k"))
         assert (missing.code, missing.reason) == ("INVALID_ARGUMENT", "DAPR_STATE_NOT_FOUND")
