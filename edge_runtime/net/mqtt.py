@@ -21,7 +21,7 @@ defer("hashlib")
 _DEFERRED: Final = "urllib.request" not in sys.modules
 defer("urllib.request")
 from paho.mqtt.client import Client  # noqa: E402
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion  # noqa: E402
+from paho.mqtt.enums import CallbackAPIVersion, MessageState, MQTTErrorCode, MQTTProtocolVersion  # noqa: E402
 
 if _DEFERRED:
     del sys.modules["urllib.request"]  # a stand-in is no attribute of its package, so nobody else could use it
@@ -30,10 +30,14 @@ SHARE: Final = "$share"
 TOPIC_BYTES_MAX: Final = 65535
 PACKET_BYTES_MAX: Final = 268_435_455
 
+# Of 65535. A broker that never finishes QoS 2 keeps them for ever; the next free one has to be found quickly.
+PACKET_IDS_MAX: Final = 60_000
+
 _PINGREQ: Final = b"\xc0\x00"
-_CONNACK, _PUBLISH, _PUBACK, _PUBREL, _PUBCOMP, _SUBACK = 2, 3, 4, 6, 7, 9
+_CONNACK, _PUBLISH, _PUBACK, _PUBREC, _PUBREL, _PUBCOMP, _SUBACK = 2, 3, 4, 5, 6, 7, 9
 QUEUE_SIZE: Final = MQTTErrorCode.MQTT_ERR_QUEUE_SIZE
-_PUBREC_CAME: Final = 5  # paho's state of a publish whose PUBCOMP is due
+# paho's states of a publish whose PUBCOMP is due: on this connection, and after a loss.
+_PUBREC_CAME: Final = (MessageState.MQTT_MS_WAIT_FOR_PUBCOMP, MessageState.MQTT_MS_RESEND_PUBREL)
 
 
 class Will(NamedTuple):
@@ -240,12 +244,17 @@ class Engine(Client):
         if len(data) >= 2:
             packet_id = data[0] << 8 | data[1]
             if kind in (_PUBACK, _PUBCOMP):
-                if packet_id in self._out_messages:
+                known = packet_id in self._out_messages
+                result = super()._packet_handle()
+                if known and packet_id not in self._out_messages:
                     self._link.published(packet_id)
-            elif kind == _PUBREL:
+                return result
+            if kind == _PUBREC and packet_id not in self._out_messages:
+                return self._send_pubrel(packet_id)  # abandoned: else the broker would keep the packet id for ever
+            if kind == _PUBREL:
                 self._link.released(packet_id)
                 return self._send_pubcomp(packet_id)
-            elif kind == _SUBACK:
+            if kind == _SUBACK:
                 self._link.subscribed(packet_id, data[2:])
             elif kind == _CONNACK:
                 self._link.accepted(bool(data[0] & 1), data[1])
@@ -280,8 +289,16 @@ class Engine(Client):
     def abandon(self, packet_id: int) -> None:
         """Nobody waits for this publish any more, so it is not sent again; what the broker has is finished."""
         message = self._out_messages.get(packet_id)
-        if message is not None and message.state != _PUBREC_CAME:
+        if message is None:
+            return
+        if message.state in _PUBREC_CAME:
+            message.payload = b""
+        else:
             del self._out_messages[packet_id]
+
+    @property
+    def has_packet_ids(self) -> bool:
+        return len(self._out_messages) < PACKET_IDS_MAX
 
 
 def check_topic(topic: str) -> None:

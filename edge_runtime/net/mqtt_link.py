@@ -168,6 +168,7 @@ class Link:
             and self.connected
             and len(self._answers) + len(self._flushes) < settings.in_flight_max
             and engine.output_bytes < settings.write_bytes_max
+            and engine.has_packet_ids
         ):
             entry = queue.popleft()
             while True:
@@ -344,7 +345,7 @@ class Link:
         entry = self._answers.pop(packet_id, None)
         if entry is not None:
             entry.done.set()
-            self._pump()
+        self._pump()
 
     def subscribed(self, packet_id: int, codes: Iterable[int]) -> None:
         for wish, code in zip(self._asked.pop(packet_id, ()), codes, strict=False):

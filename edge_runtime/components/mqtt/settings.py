@@ -66,10 +66,12 @@ class Address(NamedTuple):
 def read_address(fields: Fields) -> Address:
     """The field `url`. Raises `ConfigError`, which does not show what may be a password."""
     text = fields.text("url")
-    parts = urlsplit(text)
     expected = f"a URL such as mqtt://broker:1883; the scheme is one of {', '.join(_SCHEMES)}"
-    shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else parts.scheme
+    # A password may hold what ends it for a URL, so all before the last @ is left out.
+    scheme, _, rest = text.rpartition("@")[0].partition("://")
+    shown = f"{scheme if rest else ''}://…@{text.rpartition('@')[2]}" if "@" in text else text
     try:
+        parts = urlsplit(text)
         port = parts.port
     except ValueError:
         raise fields.error("url", shown, expected) from None

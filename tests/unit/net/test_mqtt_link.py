@@ -11,8 +11,16 @@ import pytest
 import trio
 
 from edge_runtime.model.errors import BadMetadata
-from edge_runtime.net import mqtt_link
-from edge_runtime.net.mqtt import BrokerRefused, Delivery, LinkSettings, check_pattern, check_topic, filter_of
+from edge_runtime.net import mqtt, mqtt_link
+from edge_runtime.net.mqtt import (
+    BrokerAway,
+    BrokerRefused,
+    Delivery,
+    LinkSettings,
+    check_pattern,
+    check_topic,
+    filter_of,
+)
 from edge_runtime.net.mqtt_link import Link, open_link
 from edge_runtime.wire.websocket import GUID, masked
 
@@ -170,6 +178,57 @@ async def test_quality_two_is_received_once_in_effect() -> None:
         await peer.send(publish)
         while len(there.received) < 2:
             await trio.lowlevel.checkpoint()
+
+
+async def test_unfinished_packet_ids_are_not_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker that never says PUBCOMP keeps them; when there are none left, publishes wait, and nothing spins."""
+    monkeypatch.setattr(mqtt, "PACKET_IDS_MAX", 3)
+    async with setting(answer_timeout_s=0.05) as there:
+        peer = await there.peer()
+        for number in range(1, 4):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_publish_in_vain, there.link)
+                assert (await peer.packet())[5:] == bytes((0, number)) + b"x"
+                await peer.send(b"\x50\x02" + bytes((0, number)))
+                assert (await peer.packet())[0] == 0x62
+        assert [len(message.payload) for message in there.link._engine._out_messages.values()] == [0, 0, 0]
+        await _publish_in_vain(there.link)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(there.link.publish, "a", b"y", 2, False)
+            await peer.send(b"\x70\x02\x00\x02")
+            packet = await peer.packet()
+            assert packet[7:] == b"y"
+            await peer.send(b"\x50\x02" + packet[5:7])
+            await peer.packet()
+            await peer.send(b"\x70\x02" + packet[5:7])
+
+
+async def test_late_answers_let_packet_ids_go() -> None:
+    async with setting(answer_timeout_s=0.05) as there:
+        peer = await there.peer()
+        await _publish_in_vain(there.link)
+        await peer.packet()
+        await peer.send(b"\x50\x02\x00\x01")
+        assert await peer.packet() == b"\x62\x02\x00\x01"
+        await peer.send(b"\x70\x02\x00\x01")
+
+
+async def test_abandoned_publishes_are_finished_after_a_loss() -> None:
+    async with setting(answer_timeout_s=0.05) as there:
+        peer = await there.peer()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_publish_in_vain, there.link)
+            await peer.packet()
+            await peer.send(b"\x50\x02\x00\x01")
+            assert await peer.packet() == b"\x62\x02\x00\x01"
+        await peer.close()
+        peer = await there.peer(b"\x20\x02\x01\x00")
+        assert await peer.packet() == b"\x62\x02\x00\x01"
+
+
+async def _publish_in_vain(link: Link) -> None:
+    with pytest.raises(BrokerAway):
+        await link.publish("a", b"x", 2, False)
 
 
 NONSENSE = (b"\x36\x05\x00\x01a\x00\x07", b"\x30\x02\x00\x09", b"\x30\x03\x00\x01\xff", b"\xf0\x00")

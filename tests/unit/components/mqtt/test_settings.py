@@ -34,7 +34,20 @@ def test_urls_are_taken_apart(url: str, expected: tuple[object, ...]) -> None:
     assert tuple(read_address(fields({"url": url}))) == expected
 
 
-@pytest.mark.parametrize("url", ["broker:1883", "http://broker", "mqtt://", "mqtt://broker:99999", "mqtt://me:secret@"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "broker:1883",
+        "http://broker",
+        "mqtt://",
+        "mqtt://broker:99999",
+        "mqtt://me:secret@",
+        "mqtt://me:secret/x@broker",
+        "mqtt://me:secret#x@broker",
+        "mqtt://me:secret@[::1",
+        "me:secret@broker",
+    ],
+)
 def test_other_urls_are_told_without_passwords(url: str) -> None:
     with pytest.raises(ConfigError, match=r"expected a URL such as mqtt://broker:1883") as caught:
         read_address(fields({"url": url}))
