@@ -175,7 +175,7 @@ class _Look:
         if not self.marks or not self._remote_changed():
             return False
         if self.base is not None and not self.base.known:
-            kinds = _SAVED
+            kinds = _SAVED + _UPDATE + _DELETE
         elif self.base is not None and self.base.remote_etag is not None:
             kinds = _UPDATE + _DELETE
         else:

@@ -26,7 +26,10 @@ def test_two_nodes_and_cloud_agree(conflict: Any) -> None:
 @pytest.mark.parametrize("conflict", POLICIES)
 def test_one_node_sends_up(conflict: Any) -> None:
     for seed in range(15):
-        simulate(seed, Plan(conflict, "up", nodes=1, cloud_writes=False))
+        world = simulate(seed, Plan(conflict, "up", nodes=1, cloud_writes=False))
+        assert not world.disputes or world.remote.ghosts, (
+            f"seed {seed}: nobody else wrote, so with whom is the conflict?"
+        )
 
 
 @pytest.mark.slow

@@ -90,8 +90,11 @@ class Ledger:
         self._reached.setdefault(key, {}).update(self._last.get((who, key), {}))
 
     def create(self, key: str) -> None:
-        """A value was written at the remote where there was none."""
+        """A value was written at the remote where there was none, also for those who had removed theirs too."""
         self.followed |= set(self._reached.get(key, ()))
+        for (_, where), names in self._last.items():
+            if where == key:
+                self.followed |= set(names)
 
     def first(self, who: str, key: str) -> dict[str, int]:
         """The members of a value that is written where there was none: what was removed there before."""
@@ -303,6 +306,7 @@ class World:
         self.nodes: list[Node] = []
         self.faulty = True
         self.nursery: Any = None
+        self.disputes: list[Entry] = []
 
     async def run(self) -> None:
         async with AsyncExitStack() as stack:
@@ -353,6 +357,8 @@ class World:
                 flag = self.ledger.next("z")
                 value = {**(self.ledger.first("z", key) if found is None else json.loads(found[0])), flag: 1}
                 # A cloud app's library may spell it another way each time.
+                if found is None:
+                    self.ledger.create(key)
                 text = json.dumps(value, indent=self.chance.choice([None, 1]), sort_keys=self.chance.random() < 0.5)
                 self.remote.save(REMOTE_PREFIX + key, text.encode(), None, False)
                 self.ledger.written[flag] = key
@@ -388,6 +394,7 @@ class World:
 
     async def _check(self) -> None:
         entries = [entry for node in self.nodes for entry in await node.journal.inbox.entries(0, 10_000)]
+        self.disputes = entries
         for key in "kmn":
             final = self.remote.items.get(REMOTE_PREFIX + key)
             await self._check_converged(key, None if final is None else final[0])
