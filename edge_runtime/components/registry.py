@@ -12,6 +12,7 @@ from edge_runtime.model.errors import ConfigError
 
 if TYPE_CHECKING:
     from edge_runtime.model.ports import Outbox
+    from edge_runtime.observability.metrics import Metrics
     from edge_runtime.store.database import Databases
 
 # type/version -> module:function. Every row has its page in docs/components/.
@@ -46,6 +47,7 @@ class ComponentContext(NamedTuple):
     directory: str = "."  # relative paths in the metadata count from here
     environment: Mapping[str, str] | None = None  # the app's; None is the process's own
     outbox: Outbox | None = None  # keeps what cannot be sent now; None: a failure is a failure
+    metrics: Metrics | None = None  # the app's
 
 
 Opener = Callable[[ComponentContext], AbstractAsyncContextManager[Any]]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Final, TypeVar
 
 from edge_runtime.observability.metric_rules import Rewrites, rewritten
@@ -139,6 +140,16 @@ class Metrics:
     def before_render(self, collect: Callable[[], None]) -> None:
         """`collect` is called each time the page is made; for gauges that are read rather than kept."""
         self._collectors.append(collect)
+
+    @contextmanager
+    def collecting(self, collect: Callable[[], None]) -> Iterator[None]:
+        """The same while the block lasts, and a last time at its end."""
+        self._collectors.append(collect)
+        try:
+            yield
+        finally:
+            self._collectors.remove(collect)
+            collect()
 
     def _get(self, name: str, make: Callable[[], _M], kind: type[_M]) -> _M:
         metric = self._metrics.get(name)

@@ -125,6 +125,7 @@ class Components:
             self._place.directory,
             self._surroundings.variables,
             self._place.outbox,
+            self._place.metrics,
         )
         driver = await self._within_time(component, opener, context)
         self.opened[component.name] = Opened(component, found.values, driver, names_namespace(component))

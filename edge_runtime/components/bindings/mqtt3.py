@@ -14,12 +14,14 @@ import trio
 
 from edge_runtime.components.metadata import Fields
 from edge_runtime.components.mqtt.deliveries import DeliverySettings, Inbox, open_inbox
+from edge_runtime.components.mqtt.numbers import shown
 from edge_runtime.components.mqtt.settings import DELIVERY_FIELDS, LINK_FIELDS, read_deliveries, read_link
 from edge_runtime.config.values import go_bool
 from edge_runtime.model.errors import BadMetadata, DriverError, NotSupported
 from edge_runtime.model.ports import BindingHandler, BindingResponse, Message, Outcome
 from edge_runtime.net.mqtt import BrokerAway, Delivery, LinkSettings, check_pattern
 from edge_runtime.net.mqtt_link import Link, open_link
+from edge_runtime.observability.metrics import Metrics
 
 if TYPE_CHECKING:
     from edge_runtime.components.registry import ComponentContext
@@ -79,10 +81,11 @@ class Mqtt3Binding:
 
     operations = ("create",)
 
-    def __init__(self, name: str, settings: Settings, nursery: trio.Nursery) -> None:
+    def __init__(self, name: str, settings: Settings, nursery: trio.Nursery, metrics: Metrics | None = None) -> None:
         self._name = name
         self._settings = settings
         self._nursery = nursery
+        self._metrics = metrics
         self._producer: Link | None = None
         self._opening = trio.Lock()
 
@@ -123,7 +126,8 @@ class Mqtt3Binding:
         settings = self._settings.link
         async with open_link(settings._replace(client_id=f"{settings.client_id}-producer"), _ignore) as link:
             task_status.started(link)
-            await trio.sleep_forever()
+            with shown(link, self._name, self._metrics):
+                await trio.sleep_forever()
 
     # --- input
 
@@ -134,7 +138,7 @@ class Mqtt3Binding:
         async def handle(message: Message) -> Outcome:
             return await self._deliver(handler, message)
 
-        async with _consumer(self._name, settings) as inbox:
+        async with _consumer(self._name, settings, self._metrics) as inbox:
             await inbox.subscribe(
                 settings.topic,
                 QOS,
@@ -160,9 +164,9 @@ class Mqtt3Binding:
 
 
 @asynccontextmanager
-async def _consumer(name: str, settings: Settings) -> AsyncIterator[Inbox]:
+async def _consumer(name: str, settings: Settings, metrics: Metrics | None) -> AsyncIterator[Inbox]:
     link = settings.link._replace(client_id=f"{settings.link.client_id}-consumer")
-    async with open_inbox(f"binding {name}", link, settings.deliveries) as inbox:
+    async with open_inbox(f"binding {name}", link, settings.deliveries, metrics) as inbox:
         yield inbox
 
 
@@ -185,5 +189,5 @@ async def open_mqtt3_binding(context: ComponentContext) -> AsyncIterator[Mqtt3Bi
         logger.warning("%s", line)
     settings = read_settings(fields)
     async with trio.open_nursery() as nursery:
-        yield Mqtt3Binding(context.name, settings, nursery)
+        yield Mqtt3Binding(context.name, settings, nursery, context.metrics)
         nursery.cancel_scope.cancel()

@@ -23,9 +23,11 @@ from typing import Any, Final, NamedTuple
 
 import trio
 
+from edge_runtime.components.mqtt.numbers import shown
 from edge_runtime.model.ports import Handler, Message, Outcome
 from edge_runtime.net.mqtt import BrokerRefused, Delivery, LinkSettings, filter_of
 from edge_runtime.net.mqtt_link import Link, open_link
+from edge_runtime.observability.metrics import Metrics
 
 logger: Final = logging.getLogger("dapr.contrib")
 
@@ -320,12 +322,15 @@ class Inbox:
 
 
 @asynccontextmanager
-async def open_inbox(name: str, link: LinkSettings, settings: DeliverySettings) -> AsyncIterator[Inbox]:
-    """A link to the broker and the deliveries of its subscriptions."""
+async def open_inbox(
+    name: str, link: LinkSettings, settings: DeliverySettings, metrics: Metrics | None = None
+) -> AsyncIterator[Inbox]:
+    """A link to the broker and the deliveries of its subscriptions; `name` is the component's, with its block."""
     receive: Callable[[Delivery], None]
     async with trio.open_nursery() as nursery:
         inbox = Inbox(name, settings, nursery)
         receive = inbox.receive
         async with open_link(link, receive) as inbox.link:
-            yield inbox
+            with shown(inbox.link, name.rpartition(" ")[2], metrics):
+                yield inbox
         nursery.cancel_scope.cancel()

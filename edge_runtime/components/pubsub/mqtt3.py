@@ -28,6 +28,7 @@ from edge_runtime.model.errors import BadMetadata, ConfigError, DriverError, Unr
 from edge_runtime.model.ports import BulkEntry, Entry, Handler, Outbox, PubSub, Route, RouteSettings
 from edge_runtime.net.mqtt import BrokerAway, LinkSettings, check_topic
 from edge_runtime.net.mqtt_link import do_nothing
+from edge_runtime.observability.metrics import Metrics
 
 if TYPE_CHECKING:
     from edge_runtime.components.registry import ComponentContext
@@ -88,10 +89,11 @@ class Mqtt3PubSub:
 
     features = frozenset({"SUBSCRIBE_WILDCARDS"})
 
-    def __init__(self, name: str, settings: Settings, nursery: trio.Nursery) -> None:
+    def __init__(self, name: str, settings: Settings, nursery: trio.Nursery, metrics: Metrics | None = None) -> None:
         self._name = name
         self._settings = settings
         self._nursery = nursery
+        self._metrics = metrics
         self._inboxes: dict[str, Inbox] = {}
         self._opening = trio.Lock()
         self._route: Route | None = None
@@ -228,7 +230,7 @@ class Mqtt3PubSub:
     async def _hold_client(self, client_id: str, *, task_status: trio.TaskStatus[Inbox]) -> None:
         link = self._settings.link._replace(client_id=client_id)
         with _Registered(self._name, link):
-            async with open_inbox(f"pub/sub {self._name}", link, self._settings.deliveries) as inbox:
+            async with open_inbox(f"pub/sub {self._name}", link, self._settings.deliveries, self._metrics) as inbox:
                 task_status.started(inbox)
                 await trio.sleep_forever()
 
@@ -271,7 +273,7 @@ async def open_mqtt3_pubsub(context: ComponentContext) -> AsyncIterator[PubSub]:
     settings = read_settings(fields, context.name, context.app_id)
     failure: DriverError | None = None
     async with trio.open_nursery() as nursery:
-        pubsub = Mqtt3PubSub(context.name, settings, nursery)
+        pubsub = Mqtt3PubSub(context.name, settings, nursery, context.metrics)
         try:
             await pubsub.open_own_client()
         except DriverError as error:
