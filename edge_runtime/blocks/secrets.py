@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Literal, Protocol, TypeVar
 
 from edge_runtime.model.errors import DriverError, EdgeError, Kind
 from edge_runtime.model.ports import Policy, SecretStore
 from edge_runtime.observability.metrics import Metrics
+from edge_runtime.resiliency.component_calls import ComponentCalls
 from edge_runtime.security.access import SecretScopes
 
 T = TypeVar("T")
@@ -37,14 +37,10 @@ class Secrets:
     ) -> None:
         self._stores = stores
         self._scopes = scopes
-        self._namespace = namespace
         self._policies = {
             name: policies.for_component(name, "Secretstore", "Outbound") for name in stores if policies is not None
         }
-        metrics = metrics or Metrics()
-        labels = ("component", "namespace", "operation", "success")
-        self._count = metrics.counter("component_secret_count", *labels)
-        self._latency = metrics.histogram("component_secret_latencies", *labels)
+        self._calls = ComponentCalls(metrics or Metrics(), "component_secret", namespace)
 
     async def get(self, store_name: str, key: str, metadata: Mapping[str, str]) -> Mapping[str, str]:
         """The key-value pairs of one secret."""
@@ -77,19 +73,7 @@ class Secrets:
         return store
 
     async def _run(self, name: str, operation: str, call: Callable[[], Awaitable[T]]) -> T:
-        policy = self._policies.get(name)
-        started = time.monotonic()
-        success = "false"
-        try:
-            result = await (policy.run(call) if policy is not None and policy.active else call())
-            success = "true"
-            return result
-        finally:
-            labels = (name, self._namespace, operation, success)
-            self._count.add(labels)
-            elapsed_ms = int((time.monotonic() - started) * 1000)
-            if elapsed_ms > 0:
-                self._latency.observe(elapsed_ms, labels)
+        return await self._calls.run(name, operation, self._policies.get(name), call)
 
 
 def reference_reader(

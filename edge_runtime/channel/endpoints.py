@@ -10,12 +10,12 @@ from typing import Final, NamedTuple
 from edge_runtime.channel.calls import Calls
 from edge_runtime.channel.http import ChannelSettings, client_limits, open_client
 from edge_runtime.channel.metrics import HttpClientMetrics
-from edge_runtime.model.errors import ConfigError, DriverError
+from edge_runtime.model.errors import ConfigError
 from edge_runtime.model.http import Header, Request, Response
 from edge_runtime.net.client_tls import client_tls
 from edge_runtime.net.connections import Origin
 from edge_runtime.net.http_client import open_http_client
-from edge_runtime.net.redirects import PRIVATE, REDIRECTS_MAX, redirection
+from edge_runtime.net.redirects import PRIVATE, follow
 from edge_runtime.net.urls import Url, parse_url
 
 ENDPOINT_CONNECT_TIMEOUT_S: Final = 15.0
@@ -45,19 +45,7 @@ class Endpoint:
 
     async def send_to(self, origin: Origin, request: Request) -> Response:
         """The first answer that is no redirect, or that cannot be followed. Raises `DriverError`."""
-        url = Url(origin)
-        for _ in range(REDIRECTS_MAX):
-            response = await self._calls.send(url.origin, request)
-            try:
-                following = redirection(url, request, response, self._private)
-            except DriverError:
-                await response.body.aclose()
-                raise
-            if following is None:
-                return response
-            await response.body.aclose()
-            url, request = following
-        raise DriverError(f"stopped after {REDIRECTS_MAX} redirects")
+        return await follow(self._calls.send, Url(origin), request, self._private)
 
 
 class Outside:

@@ -22,6 +22,7 @@ from edge_runtime.net.connections import Origin
 from edge_runtime.net.http2 import Http2Client, Http2Error, Http2Limits, Stream, open_http2_client
 from edge_runtime.net.http2.client import http2_tls
 from edge_runtime.net.http_client import ClientLimits, ExchangeFailed
+from edge_runtime.net.lifetimes import open_with_tasks
 from edge_runtime.net.stream import IteratorBody
 from edge_runtime.wire.headers import response_headers
 from edge_runtime.wire.http2.codes import CANCEL
@@ -277,16 +278,5 @@ async def open_h2c_client(
     limits: ClientLimits = _DEFAULT_LIMITS, tls: Callable[[], ssl.SSLContext] = http2_tls
 ) -> AsyncIterator[H2cClient]:
     """A client for as long as the block lasts. `tls` makes the settings for https, when the first such call comes."""
-    failure: Exception | None = None
-    async with trio.open_nursery() as tasks:
-        client = H2cClient(limits, tls, tasks)
-        try:
-            yield client
-        except Exception as error:
-            # No task of ours raises anything, so an error of the block need not come out as a group.
-            failure = error
-        finally:
-            client.close()
-            tasks.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+    async with open_with_tasks(lambda tasks: H2cClient(limits, tls, tasks)) as client:
+        yield client

@@ -23,6 +23,7 @@ import trio
 from edge_runtime.model.errors import DriverError
 from edge_runtime.model.http import EMPTY, Body, Request, Response
 from edge_runtime.net.connections import CONNECT_TIMEOUT_S, Connection, Dial, Origin, checking_tls, open_connection
+from edge_runtime.net.lifetimes import open_with_tasks
 from edge_runtime.net.stream import IteratorBody
 from edge_runtime.wire.headers import response_headers
 from edge_runtime.wire.http1 import (
@@ -387,16 +388,5 @@ async def open_http_client(
     dial: Dial = open_connection,
 ) -> AsyncIterator[HttpClient]:
     """A client for as long as the block lasts. `tls` makes the settings for https, when the first such call comes."""
-    failure: Exception | None = None
-    async with trio.open_nursery() as uploads:
-        client = HttpClient(limits, tls, dial, uploads)
-        try:
-            yield client
-        except Exception as error:
-            # An upload raises nothing, so an error of the block need not come out as a group: it is raised below.
-            failure = error
-        finally:
-            client.close()
-            uploads.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+    async with open_with_tasks(lambda uploads: HttpClient(limits, tls, dial, uploads)) as client:
+        yield client

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from edge_runtime.model.errors import DriverError
 from edge_runtime.model.http import EMPTY, Request, Response
+from edge_runtime.net.connections import Origin
 from edge_runtime.net.urls import Url, redirected
 
 REDIRECTS_MAX: Final = 10
@@ -34,3 +36,21 @@ def redirection(
     if keeps or request.method in ("GET", "HEAD"):
         return to, Request(request.method, target, headers, request.body)
     return to, Request("GET", target, [header for header in headers if header[0] not in _ABOUT_BODY], EMPTY)
+
+
+async def follow(
+    send: Callable[[Origin, Request], Awaitable[Response]], url: Url, request: Request, private: frozenset[bytes]
+) -> Response:
+    """The first answer that is no redirect, or that cannot be followed. Raises `DriverError`."""
+    for _ in range(REDIRECTS_MAX):
+        response = await send(url.origin, request)
+        try:
+            following = redirection(url, request, response, private)
+        except DriverError:
+            await response.body.aclose()
+            raise
+        if following is None:
+            return response
+        await response.body.aclose()
+        url, request = following
+    raise DriverError(f"stopped after {REDIRECTS_MAX} redirects")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Final, Literal, Protocol
 
 from edge_runtime.blocks.bindings.binding import BoundBinding
 from edge_runtime.model.errors import BindingFailed, DriverError, EdgeError, Kind
-from edge_runtime.model.ports import BindingResponse, OutputBinding, Policy
+from edge_runtime.model.ports import BindingResponse, Policy
 from edge_runtime.observability.metrics import Metrics
+from edge_runtime.resiliency.component_calls import ComponentCalls
 
 NO_OPERATION: Final = "operation field is missing from request"
 
@@ -44,11 +44,7 @@ class Bindings:
         self._policies = {
             name: policies.for_component(name, "Binding", "Outbound") for name in self._outputs if policies is not None
         }
-        self._namespace = namespace
-        metrics = metrics or Metrics()
-        labels = ("component", "namespace", "operation", "success")
-        self._count = metrics.counter("component_output_binding_count", *labels)
-        self._latency = metrics.histogram("component_output_binding_latencies", *labels)
+        self._calls = ComponentCalls(metrics or Metrics(), "component_output_binding", namespace)
 
     async def invoke(self, name: str, operation: str, data: bytes, metadata: Mapping[str, str]) -> BindingResponse:
         """What the binding answers. Raises `InvokeFailed`."""
@@ -69,24 +65,5 @@ class Bindings:
                 f"binding {name} does not support operation {operation}. "
                 f"supported operations:{' '.join(output.operations)}"
             )
-        return await self._run(output, name, operation, data, metadata)
-
-    async def _run(
-        self, output: OutputBinding, name: str, operation: str, data: bytes, metadata: Mapping[str, str]
-    ) -> BindingResponse:
         policy = self._policies.get(name)
-        started = time.monotonic()
-        success = "false"
-        try:
-            if policy is not None and policy.active:
-                response = await policy.run(lambda: output.invoke(operation, data, metadata))
-            else:
-                response = await output.invoke(operation, data, metadata)
-            success = "true"
-            return response
-        finally:
-            labels = (name, self._namespace, operation, success)
-            self._count.add(labels)
-            elapsed_ms = int((time.monotonic() - started) * 1000)
-            if elapsed_ms > 0:
-                self._latency.observe(elapsed_ms, labels)
+        return await self._calls.run(name, operation, policy, lambda: output.invoke(operation, data, metadata))

@@ -7,7 +7,6 @@ reload of the files. One over a stream ends with its stream.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, Literal, NamedTuple, Protocol, TypeVar
 
@@ -18,6 +17,7 @@ from edge_runtime.blocks.configuration.subscription import End, Subscription
 from edge_runtime.model.errors import DriverError, EdgeError, Kind, Overloaded
 from edge_runtime.model.ports import AppChannel, ConfigurationItem, ConfigurationStore, Policy
 from edge_runtime.observability.metrics import Metrics
+from edge_runtime.resiliency.component_calls import ComponentCalls
 from edge_runtime.resiliency.runner import NO_POLICY
 
 T = TypeVar("T")
@@ -82,7 +82,6 @@ class Configuration:
         self._stores = stores
         self._app = None if channel is None else AppUpdates(channel)
         self._policies = policies
-        self._namespace = namespace
         self._kept = {} if kept is None else kept
         self._limits = limits
         self._open: dict[str, Subscription] = {}
@@ -91,10 +90,7 @@ class Configuration:
         self._begun = trio.Event()
         self._stopping = trio.Event()
         self._released = trio.Event()
-        metrics = metrics or Metrics()
-        labels = ("component", "namespace", "operation", "success")
-        self._count = metrics.counter("component_configuration_count", *labels)
-        self._latency = metrics.histogram("component_configuration_latencies", *labels)
+        self._calls = ComponentCalls(metrics or Metrics(), "component_configuration", namespace)
 
     # --- what apps ask for --------------------------------------------------------------------------------------------
 
@@ -272,19 +268,7 @@ class Configuration:
         return self._policies.for_component(name, "Configuration", direction)
 
     async def _run(self, name: str, operation: str, call: Callable[[], Awaitable[T]]) -> T:
-        policy = self._policy(name, "Outbound")
-        started = time.monotonic()
-        success = "false"
-        try:
-            result = await (policy.run(call) if policy.active else call())
-            success = "true"
-            return result
-        finally:
-            labels = (name, self._namespace, operation, success)
-            self._count.add(labels)
-            elapsed_ms = int((time.monotonic() - started) * 1000)
-            if elapsed_ms > 0:
-                self._latency.observe(elapsed_ms, labels)
+        return await self._calls.run(name, operation, self._policy(name, "Outbound"), call)
 
 
 async def _open_nursery(scope: trio.CancelScope, *, task_status: trio.TaskStatus[trio.Nursery]) -> None:

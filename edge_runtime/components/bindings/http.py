@@ -17,7 +17,7 @@ from edge_runtime.model.http import EMPTY, Body, Header, Request, Response
 from edge_runtime.model.ports import BindingResponse
 from edge_runtime.net.client_tls import client_tls
 from edge_runtime.net.http_client import ClientLimits, HttpClient, open_http_client
-from edge_runtime.net.redirects import PRIVATE, REDIRECTS_MAX, redirection
+from edge_runtime.net.redirects import PRIVATE, follow
 from edge_runtime.net.urls import Url, parse_url
 from edge_runtime.wire.headers import metadata_headers
 from edge_runtime.wire.http1.writer import REASONS
@@ -84,7 +84,7 @@ class HttpBinding:
         request = _request(_METHODS[operation], url, data, metadata, self._settings.token)
         timeout_s = self._settings.timeout_s or float("inf")
         with trio.move_on_after(timeout_s):
-            response = await self._send(url, request)
+            response = await follow(self._client.send, url, request, self._private)
             answer = BindingResponse(await self._body(response), _shown(response))
             return self._checked(response.status, answer, metadata)
         raise DriverError(f"no answer within {timeout_s:g} s (responseTimeout)")
@@ -98,20 +98,6 @@ class HttpBinding:
             return parse_url(base if path is None else f"{base.rstrip('/')}/{path.lstrip('/')}")
         except ValueError as error:
             raise DriverError(f"the URL cannot be used: {error}") from None
-
-    async def _send(self, url: Url, request: Request) -> Response:
-        for _ in range(REDIRECTS_MAX):
-            response = await self._client.send(url.origin, request)
-            try:
-                following = redirection(url, request, response, self._private)
-            except DriverError:
-                await response.body.aclose()
-                raise
-            if following is None:
-                return response
-            await response.body.aclose()
-            url, request = following
-        raise DriverError(f"stopped after {REDIRECTS_MAX} redirects")
 
     async def _body(self, response: Response) -> bytes:
         """What is longer than the limit is cut off."""

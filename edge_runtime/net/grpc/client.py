@@ -18,6 +18,7 @@ from edge_runtime.model.errors import DriverError
 from edge_runtime.net.connections import CONNECT_TIMEOUT_S, ConnectFailed, open_connection
 from edge_runtime.net.grpc.limits import GrpcLimits
 from edge_runtime.net.http2 import Http2Error, Http2Limits, StreamReset, open_http2_client
+from edge_runtime.net.lifetimes import open_with_tasks
 from edge_runtime.wire.grpc import status as codes
 from edge_runtime.wire.grpc.frames import BadFrame, FrameReader, MessageTooLarge, encode_frame
 from edge_runtime.wire.grpc.gzips import BadGzip, inflate
@@ -553,16 +554,7 @@ async def open_grpc_client(
     dial: Dial = open_connection,
 ) -> AsyncIterator[GrpcClient]:
     """A client for as long as the block lasts."""
-    failure: Exception | None = None
-    async with trio.open_nursery() as nursery:
-        client = GrpcClient(origin, tls, limits, http2_limits, connect_timeout_s, dial, nursery)
-        try:
-            yield client
-        except Exception as error:
-            # A connection's task raises nothing, so an error of the block need not come out as a group.
-            failure = error
-        finally:
-            client.close()
-            nursery.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+    async with open_with_tasks(
+        lambda tasks: GrpcClient(origin, tls, limits, http2_limits, connect_timeout_s, dial, tasks)
+    ) as client:
+        yield client
