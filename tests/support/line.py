@@ -39,7 +39,6 @@ class Line:
         self._whole.set()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port: int = self._listener.getsockname()[1]
-        self._closed = False
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self, mode: Mode) -> None:
@@ -74,7 +73,7 @@ class Line:
                 client = self._listener.accept()[0]
             except OSError:
                 return
-            if self._closed or self.mode is Mode.REFUSE:
+            if self.mode is Mode.REFUSE:
                 client.close()
             else:
                 threading.Thread(target=self.carry, args=(client, self.target), daemon=True).start()
@@ -106,11 +105,11 @@ class Line:
                 target.sendall(data)
         except OSError:
             pass
-        _end((source, target))
+        end((source, target))
 
     def _end_all(self) -> None:
         sockets, self._sockets = self._sockets, []
-        _end(sockets)
+        end(sockets)
 
     def __enter__(self) -> Line:
         return self
@@ -121,9 +120,8 @@ class Line:
         self.close()
 
     def close(self) -> None:
-        self._closed = True
         self._whole.set()
-        self._listener.close()
+        end((self._listener,))  # which wakes who accepts
         self._end_all()
 
 
@@ -140,7 +138,7 @@ def _paths(sent: bytes) -> list[str]:
     return paths
 
 
-def _end(sockets: Iterable[socket.socket]) -> None:
+def end(sockets: Iterable[socket.socket]) -> None:
     for one in sockets:
         try:
             one.shutdown(socket.SHUT_RDWR)
