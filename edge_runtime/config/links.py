@@ -135,6 +135,7 @@ class CloudLink(NamedTuple):
     def without_effect(self) -> tuple[str, ...]:
         """The fields under `routes` that are read and checked, and do nothing yet."""
         later = {
+            "state": self.state,
             "configuration": self.configuration,
             "secrets": self.secrets,
             "invocation": self.invocation,

@@ -129,7 +129,7 @@ def test_a_whole_link_is_read(tmp_path: Path) -> None:
     assert found.bindings == (BindingRoute("mail", "smtp", True), BindingRoute("sms", "sms", False))
     assert (found.secret_store, found.scopes) == ("vault", ("app",))
     assert found.source == f"{tmp_path / 'link.yaml'}:1"
-    assert found.without_effect == ("configuration", "secrets", "invocation", "bindings")
+    assert found.without_effect == ("state", "configuration", "secrets", "invocation", "bindings")
 
 
 def test_a_short_link_has_defaults(tmp_path: Path) -> None:
