@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import trio
 
-from edge_runtime.model.errors import BadMetadata, DriverError, Overloaded, Unreachable
+from edge_runtime.model.errors import BadMetadata, DriverError, Overloaded, StoreUnavailable, Unreachable
 from edge_runtime.model.ports import Entry, EntryId, RouteSettings, Send
 from edge_runtime.store.outbox import KEY_BYTES_MAX, Burial, Content, Head, Removal, RouteStore, entry_size
 from edge_runtime.sync.leavings import Leavings
@@ -110,6 +110,9 @@ class OpenRoute:
         self._hold_until = 0  # the disk could not be read
         self._reason = "its driver has not said that it is up"
         self._awake = trio.Event()
+        self._appending = 0
+        self._all_appended = trio.Event()
+        self._ended = False
         self._nursery: trio.Nursery
 
     # --- looking
@@ -144,6 +147,8 @@ class OpenRoute:
     async def append(
         self, key: str, payload: Mapping[str, Any] | bytes, priority: int | None, size_bytes: int | None
     ) -> EntryId:
+        if self._ended:
+            raise StoreUnavailable(f"outbox route {self.name} has been closed: the entry was not taken; send it again")
         settings = self.settings
         size = entry_size(key, payload, size_bytes)
         self._check(key, size, priority)
@@ -154,6 +159,7 @@ class OpenRoute:
             room["full"] = self._make_room(size, settings.priority if priority is None else priority)
         self.entries += 1
         self.bytes += size
+        self._appending += 1
         try:
             sequence = await self.store.append(key, payload, priority, size, room)
         except BaseException:
@@ -161,6 +167,10 @@ class OpenRoute:
             self.bytes -= size
             self._keep_after_all(room.get("full", ()))
             raise
+        finally:
+            self._appending -= 1
+            if not self._appending:
+                self._all_appended.set()
         for reason, heads in room.items():
             self._leavings.back(heads)
             self._shared.numbers.count_drops(self.name, reason, heads)
@@ -268,13 +278,21 @@ class OpenRoute:
                         with trio.move_on_after(pause_s):
                             await self._awake.wait()
         finally:
+            self._ended = True
             self._plan.down()
             with trio.move_on_after(self._limits.close_timeout_s, shield=True):
+                await self._finish_appends()
                 await self._flush_rest()
             for winner in self._shared.turns.withdraw(self.store.id):
                 self._shared.wake(winner)
             self.store.close()
             self.closed.set()
+
+    async def _finish_appends(self) -> None:
+        """Who opens the route next reads what there is once: nothing may come to the disk after that."""
+        while self._appending:
+            self._all_appended = trio.Event()
+            await self._all_appended.wait()
 
     async def _look(self) -> float:
         """Do what is due; how long there is nothing more to do."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
-from edge_runtime.model.errors import BadMetadata, DriverError, Overloaded, Unreachable
+from edge_runtime.model.errors import BadMetadata, DriverError, Overloaded, StoreUnavailable, Unreachable
 from edge_runtime.model.hlc import parse
 from edge_runtime.model.ports import Backoff, RouteSettings
 from edge_runtime.observability.metrics import render
@@ -70,6 +72,30 @@ async def test_entries_outlive_the_process(tmp_path: Path) -> None:
     assert later.enqueued_hlc > entry.enqueued_hlc
     assert parse(entry.enqueued_hlc).node == entry_id.node
     assert later.enqueued_at >= entry.enqueued_at
+
+
+async def test_what_comes_at_the_end_is_known_to_the_next(tmp_path: Path) -> None:
+    """The disk is slow while one driver leaves a route and another opens it."""
+    end, gate = OtherEnd(), threading.Event()
+    async with open_world(tmp_path) as world, trio.open_nursery() as nursery:
+        async with world.route(OtherEnd()) as route:
+            nursery.start_soon(world.outbox._shared.store.database.write, lambda _: gate.wait(5))
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(route.append, "k", b"late")
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(_open_gate_later, gate)
+        with pytest.raises(StoreUnavailable, match="has been closed"):
+            await route.append("k", b"too late")
+        async with world.route(end) as route:
+            route.up()
+            await end.wait_for(1)
+            await until(lambda: not route.backlog)
+    assert end.payloads == [b"late"]
+
+
+async def _open_gate_later(gate: threading.Event) -> None:
+    await trio.sleep(0.05)
+    gate.set()
 
 
 async def test_a_lost_link_stops_the_route(tmp_path: Path) -> None:
