@@ -57,6 +57,7 @@ _CONNECT_TIMEOUT_S: Final = 15.0
 _HEAD_BYTES_MAX: Final = 65536
 _BODY_BYTES_MAX: Final = 100 * 2**20
 _FILE_BYTES_MAX: Final = 2**20
+_NAME_SHOWN_MAX: Final = 100
 _RENEGOTIATION: Final = ("RenegotiateNever", "RenegotiateOnceAsClient", "RenegotiateFreelyAsClient")
 
 
@@ -196,4 +197,7 @@ def _pem(fields: Fields, name: str, directory: str) -> str:
         with open(path, encoding="ascii") as file:
             return file.read(_FILE_BYTES_MAX)
     except (OSError, UnicodeDecodeError) as error:
-        raise fields.error(name, text, f"a PEM text or a file that holds one ({error})") from None
+        # A key without its first line would be shown as a whole.
+        shown = text if len(text) <= _NAME_SHOWN_MAX else f"{len(text)} characters"
+        why = error.strerror if isinstance(error, OSError) else "it is no ASCII text"
+        raise fields.error(name, shown, f"a PEM text or a file that holds one ({why})") from None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import binascii
+import errno
 import json
 import logging
 import os
 import posixpath
+import stat
 from base64 import b64decode
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -63,8 +65,7 @@ class LocalStorage:
             if operation == "get":
                 return self._get(path)
             if operation == "delete":
-                os.remove(path)
-                return BindingResponse()
+                return self._delete(path)
             return self._list(path)
         except FileNotFoundError:
             raise FileMissing(f"file not found: {path}") from None
@@ -80,25 +81,42 @@ class LocalStorage:
             raise BadMetadata(f"request metadata 'fileName' is {name!r}, which leads out of the root by a link")
         return path
 
+    def _open(self, path: str, flags: int) -> int:
+        """Open what was checked; who put a link in its way meanwhile gets nothing. A pipe is not waited for."""
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        if os.readlink(f"/proc/self/fd/{descriptor}") == path:
+            return descriptor
+        os.close(descriptor)
+        raise DriverError(f"{path}: the way to it has changed meanwhile; ask again")
+
     def _create(self, path: str, content: bytes) -> BindingResponse:
         """The file is whole or as it was before, also when the power fails."""
-        folder = os.path.dirname(path)
-        os.makedirs(folder, 0o777, exist_ok=True)
-        part = os.path.join(folder, f".{_random_name()}.part")
+        if path == self._root:
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        folder_path, name = os.path.split(path)
+        os.makedirs(folder_path, 0o777, exist_ok=True)
+        folder = self._open(folder_path, os.O_DIRECTORY)
         try:
-            with open(part, "xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, path)
-        except BaseException:
-            _remove(part)
-            raise
-        _flush_folder(folder)
+            _write_whole(folder, name, content)
+        finally:
+            os.close(folder)
         return BindingResponse(_json({"fileName": os.path.relpath(path, self._root)}))
 
+    def _delete(self, path: str) -> BindingResponse:
+        if path == self._root:
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        folder_path, name = os.path.split(path)
+        folder = self._open(folder_path, os.O_DIRECTORY)
+        try:
+            os.remove(name, dir_fd=folder)
+        finally:
+            os.close(folder)
+        return BindingResponse()
+
     def _get(self, path: str) -> BindingResponse:
-        with open(path, "rb") as file:
+        with open(self._open(path, os.O_RDONLY), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise DriverError(f"{path}: is no file")
             content = file.read(FILE_BYTES_MAX + 1)
         if len(content) > FILE_BYTES_MAX:
             raise DriverError(f"{path}: the file is larger than {FILE_BYTES_MAX} bytes")
@@ -141,19 +159,26 @@ def _random_name() -> str:
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
 
 
-def _remove(path: str) -> None:
+def _write_whole(folder: int, name: str, content: bytes) -> None:
+    part = f".{_random_name()}.part"
     try:
-        os.remove(path)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with open(os.open(part, flags, 0o666, dir_fd=folder), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        _remove(part, folder)
+        raise
+    os.fsync(folder)
+
+
+def _remove(name: str, folder: int) -> None:
+    try:
+        os.remove(name, dir_fd=folder)
     except OSError:
         pass  # it was not made, or has its final name
-
-
-def _flush_folder(folder: str) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @asynccontextmanager

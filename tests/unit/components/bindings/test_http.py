@@ -185,3 +185,12 @@ async def test_mistakes_are_named(fields: dict[str, str], text: str) -> None:
 
     with pytest.raises(ConfigError, match=text):
         await open_it()
+
+
+async def test_a_key_is_not_shown() -> None:
+    """One that was pasted without its first line is taken for the name of a file."""
+    key = "MIIEvQIBADANBgkqhkiG9w0BAQEFAASC" * 50
+    with pytest.raises(ConfigError, match="a PEM text or a file") as caught:
+        async with opened("http://x", MTLSClientKey=key):
+            pass
+    assert "MIIE" not in str(caught.value)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import cast
 
 import pytest
+import trio
 
 from edge_runtime.components.bindings import localstorage
 from edge_runtime.components.bindings.localstorage import FileMissing, LocalStorage, open_localstorage_binding
@@ -119,6 +121,35 @@ async def test_a_failed_write_leaves_nothing_behind(files: LocalStorage, tmp_pat
     assert [path.name for path in (tmp_path / "root/deep").iterdir()] == ["folder"]
     with pytest.raises(DriverError, match="deep: "):
         await invoke(files, "delete", ".")
+
+
+async def test_pipes_are_not_waited_for(files: LocalStorage, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "root/deep/pipe")
+    with trio.fail_after(5), pytest.raises(DriverError, match="pipe: is no file"):
+        await invoke(files, "get", "pipe")
+
+
+async def test_the_root_is_no_file(files: LocalStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even its folder is touched on the way to that answer."""
+    monkeypatch.setattr(localstorage, "_write_whole", None)
+    for name in (".", "a/.."):
+        with pytest.raises(DriverError, match="deep: Is a directory"):
+            await invoke(files, "create", name, b"!")
+
+
+@pytest.mark.parametrize("operation", ["create", "get", "delete"])
+async def test_a_link_that_comes_late_leads_nowhere(
+    files: LocalStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    """It is put in the way after the way was checked."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "a").write_text("secret")
+    (tmp_path / "root/deep/folder").symlink_to(outside)
+    monkeypatch.setattr(files, "_path", lambda _: str(tmp_path / "root/deep/folder/a"))
+    with pytest.raises(DriverError):
+        await invoke(files, operation, "folder/a", b"!")
+    assert [(path.name, path.read_text()) for path in outside.iterdir()] == [("a", "secret")]
 
 
 async def test_sizes_have_limits(files: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
