@@ -1,8 +1,9 @@
 """Who this node is: an id for good, an epoch for as long as the file goes on from where it was, and the file's clock.
 
-A restored copy would give sequence numbers a second time. So each run notes a fresh word in the file and, with the
-number of the file's inode, in a note beside it; when they differ at the next opening, the file is not the one that was
-written last, and a new epoch begins. One that begins without need does no harm: an entry keeps the epoch it was given.
+A restored copy would give sequence numbers a second time. So each run writes a fresh word and the number of the file's
+inode into a note beside the file, and into the file that word and when the kernel says that the note was written, which
+no copy takes along. When something differs at the next opening, the file is not the one that was written last, and a
+new epoch begins. One that begins without need does no harm: an entry keeps the epoch it was given.
 
 The clock counts the time that the machine is up, as the log's does, so that ages take no notice of the wall clock.
 """
@@ -14,6 +15,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Callable
+from functools import partial
 from typing import Final, NamedTuple
 
 import trio
@@ -27,6 +29,7 @@ logger: Final = logging.getLogger("dapr.runtime.store")
 
 NODE_BYTES: Final = 16
 EPOCH_BITS: Final = 48
+_SECOND_NS: Final = 10**9
 _STEPS: Final = (
     Step(
         "node-identity-1",
@@ -90,20 +93,22 @@ async def _next_run(database: Database, note: int | None, latest_ms: int, clock_
     rows = database.read(_READ)
     known = _Row(*rows[0]) if rows else None
     inode = 0 if note is None else _inode(database.path)
-    goes_on = known is not None and (note is None or _noted(note) == _words(known.run, inode))
+    goes_on = known is not None and (note is None or _is_of(note, known.run, inode))
+    word = os.urandom(8).hex()
     row = _Row(
         known.node if known is not None else os.urandom(NODE_BYTES).hex(),
         known.epoch if known is not None and goes_on else _new_epoch(),
-        os.urandom(8).hex(),
+        word,
         boot,
         known.base if known is not None and known.boot == boot else latest_ms - clock_ms,
     )
     if known is not None and not goes_on:
         logger.warning("store file %s is another one than was written last: a new epoch begins", database.path)
     try:
-        await database.write(lambda connection: _write(connection, row), single=True)
         if note is not None:
-            await trio.to_thread.run_sync(_note, note, _words(row.run, inode))
+            written = await trio.to_thread.run_sync(_note, note, _words(word, inode))
+            row = row._replace(run=f"{word} {written}")
+        await database.write(partial(_write, row), single=True)
     except (StoreUnavailable, OSError) as error:
         if known is None:
             raise
@@ -112,7 +117,7 @@ async def _next_run(database: Database, note: int | None, latest_ms: int, clock_
     return Identity(row.node, row.epoch, row.base)
 
 
-def _write(connection: sqlite3.Connection, row: _Row) -> None:
+def _write(row: _Row, connection: sqlite3.Connection) -> None:
     connection.execute("INSERT OR REPLACE INTO node_identity VALUES (1, ?, ?, ?, ?, ?)", row)
 
 
@@ -139,11 +144,19 @@ def _open_note(path: str) -> int:
     return note
 
 
-def _noted(note: int) -> bytes:
-    return os.pread(note, 256, 0)
+def _is_of(note: int, run: str, inode: int) -> bool:
+    """Is it the note that this run of the file has written?"""
+    word, _, written = run.partition(" ")
+    if os.pread(note, 256, 0) != _words(word, inode) or not written.isdecimal():
+        return False
+    found = os.fstat(note).st_ctime_ns
+    # Some file systems keep whole seconds only.
+    return found == int(written) or (found % _SECOND_NS == 0 and found // _SECOND_NS == int(written) // _SECOND_NS)
 
 
-def _note(note: int, words: bytes) -> None:
+def _note(note: int, words: bytes) -> int:
+    """Write it; when that was, by the kernel's word."""
     os.pwrite(note, words, 0)
     os.ftruncate(note, len(words))
     os.fsync(note)
+    return os.fstat(note).st_ctime_ns

@@ -11,7 +11,7 @@ import pytest
 from edge_runtime.model.errors import DriverError, Overloaded, StoreUnavailable
 from edge_runtime.store import outbox
 from edge_runtime.store.connection import location
-from edge_runtime.store.database import Database, open_database
+from edge_runtime.store.database import Database, open_database, open_databases
 from edge_runtime.store.identity import open_identity
 from edge_runtime.store.outbox import OutboxStore, Removal, entry_size, open_outbox_store
 from edge_runtime.store.outbox_ledger import LINES_MAX, write_drop
@@ -135,3 +135,19 @@ async def test_memory_has_an_identity_too() -> None:
         route = await store.open_route("cloud")
         assert await route.append("k", b"x", None, 10) == route.base + 1
         assert len(store.identity.node) == 32
+
+
+async def test_a_backup_laid_over_the_files_begins_an_epoch(tmp_path: Path) -> None:
+    """Both files are restored together, into the inodes that they had."""
+    files = {name: tmp_path / name for name in ("node.db", "node.db-run")}
+    async with open_databases() as databases:
+        first = await open_identity(await databases.get(str(files["node.db"])), 0)
+    backup = {name: path.read_bytes() for name, path in files.items()}
+    async with open_databases() as databases:
+        assert await open_identity(await databases.get(str(files["node.db"])), 0) == first
+    for name, content in backup.items():
+        files[name].write_bytes(content)
+    async with open_databases() as databases:
+        restored = await open_identity(await databases.get(str(files["node.db"])), 0)
+    assert restored.node == first.node
+    assert restored.epoch != first.epoch
