@@ -311,6 +311,14 @@ def check_topic(topic: str) -> None:
         )
 
 
+def check_size(topic: str, data: bytes) -> None:
+    """Raises `BadMetadata` for what fits into no packet."""
+    if len(topic.encode()) + len(data) + 4 > PACKET_BYTES_MAX:
+        raise BadMetadata(
+            f"the message has {len(data)} bytes; MQTT carries {PACKET_BYTES_MAX} with its topic: split it"
+        )
+
+
 def check_pattern(pattern: str) -> None:
     """Raises `BadMetadata` for what cannot be subscribed to."""
     levels = filter_of(pattern).split("/")

@@ -33,6 +33,7 @@ from edge_runtime.net.mqtt import (
     Engine,
     LinkSettings,
     check_pattern,
+    check_size,
     check_topic,
 )
 from edge_runtime.net.route_changes import RouteChanges, open_route_changes
@@ -146,6 +147,7 @@ class Link:
         unless it is of QoS 2 and was sent, as only the session can say then whether the broker has it.
         """
         check_topic(topic)
+        check_size(topic, data)
         entry = _Publish(topic, data, qos, retain, once)
         self._queue.append(entry)
         self._pump()

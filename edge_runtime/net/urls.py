@@ -22,11 +22,12 @@ class Url(NamedTuple):
 def parse_url(text: str) -> Url:
     """An http or https URL. Raises ValueError with what is wrong."""
     parts = urlsplit(text)
+    shown = f"…@{text.rpartition('@')[2]}" if "@" in text else text  # what is left out may be a password
     if parts.scheme not in ("http", "https"):
-        raise ValueError(f"{text!r} is no http:// or https:// URL")
+        raise ValueError(f"{shown!r} is no http:// or https:// URL")
     host = parts.hostname
     if not host:
-        raise ValueError(f"{text!r} names no host")
+        raise ValueError(f"{shown!r} names no host")
     if parts.username is not None or parts.password is not None:
         raise ValueError(f"the URL of {host} holds a user name or password; send an Authorization header instead")
     origin = Origin(parts.scheme, host, parts.port or default_port(parts.scheme))

@@ -74,6 +74,7 @@ class Outbox(Look):
             route.scope.cancel()
             await route.closed.wait()
             self._routes.pop(route.name, None)
+            self._shared.numbers.hide(route.name)
 
     # --- for the operator
 

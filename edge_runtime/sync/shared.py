@@ -73,6 +73,11 @@ class Numbers:
         self.dead.set(state.dead_entries, labels)
         self.up.set(state.up, labels)
 
+    def hide(self, route: str) -> None:
+        """It is open no more: nobody knows whether its other end can be reached."""
+        for gauge in (self.entries, self.bytes, self.oldest, self.dead, self.up):
+            gauge.values.pop((route,), None)
+
 
 class Sharing(Protocol):
     """A route, as far as the others are concerned with it."""

@@ -26,7 +26,7 @@ from edge_runtime.components.mqtt.settings import (
 from edge_runtime.config.values import go_bool
 from edge_runtime.model.errors import BadMetadata, ConfigError, DriverError, Unreachable
 from edge_runtime.model.ports import BulkEntry, Entry, Handler, Outbox, PubSub, Route, RouteSettings
-from edge_runtime.net.mqtt import BrokerAway, LinkSettings, check_topic
+from edge_runtime.net.mqtt import BrokerAway, LinkSettings, check_size, check_topic
 from edge_runtime.net.mqtt_link import do_nothing
 from edge_runtime.observability.metrics import Metrics
 
@@ -120,6 +120,7 @@ class Mqtt3PubSub:
             await link.publish(topic, data, qos, retain)
             return
         check_topic(topic)
+        check_size(topic, data)
         place = self._order.place(topic)
         try:
             if link.connected and not route.backlog and not place.behind_kept:

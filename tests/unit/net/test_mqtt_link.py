@@ -226,6 +226,13 @@ async def test_abandoned_publishes_are_finished_after_a_loss() -> None:
         assert await peer.packet() == b"\x62\x02\x00\x01"
 
 
+async def test_what_fits_into_no_packet_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mqtt, "PACKET_BYTES_MAX", 10)
+    async with setting() as there:
+        with pytest.raises(BadMetadata, match="MQTT carries 10 with its topic"):
+            await there.link.publish("a", b"x" * 6, 0, False)
+
+
 async def _publish_in_vain(link: Link) -> None:
     with pytest.raises(BrokerAway):
         await link.publish("a", b"x", 2, False)

@@ -27,6 +27,13 @@ def test_other_texts_are_refused(text: str) -> None:
         parse_url(text)
 
 
+@pytest.mark.parametrize("text", ["htp://me:secret@host", "http://me:secret@", "me:secret@host", "http://u:secret@h"])
+def test_passwords_are_not_shown(text: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        parse_url(text)
+    assert "secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("location", "url"),
     [

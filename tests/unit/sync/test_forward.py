@@ -448,6 +448,14 @@ async def test_routes_are_told_by_metrics(tmp_path: Path) -> None:
         assert [state.name for state in world.outbox.states()] == ["cloud"]
 
 
+async def test_a_closed_route_has_no_gauges(tmp_path: Path) -> None:
+    async with open_world(tmp_path) as world:
+        async with world.route(OtherEnd()) as route:
+            route.up()
+            assert 'dapr_edge_outbox_link_up{route="cloud"} 1' in render([world.metrics])
+        assert "dapr_edge_outbox_link_up" not in render([world.metrics])
+
+
 @pytest.mark.parametrize("name", ["", "x" * 300])
 async def test_routes_need_a_name(tmp_path: Path, name: str) -> None:
     async with open_world(tmp_path) as world:
