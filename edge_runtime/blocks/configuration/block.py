@@ -113,11 +113,23 @@ class Configuration:
         kept = KeptSubscription(store_name, tuple(keys), metadata)
         subscription = self._of_app(random_id(), kept, store, self._app)
         await self._begun.wait()
+        self._forget_repeated(kept)
         if self._nursery is not None and not self._stopping.is_set():
             await self._start(subscription, keys, self._nursery)
         # Else the files are being read again: whoever follows begins it.
         self._kept[subscription.id] = kept
         return subscription.id
+
+    def _forget_repeated(self, kept: KeptSubscription) -> None:
+        """At the limit the oldest of the same request goes: an app that was restarted asks again, and ends none."""
+        if len(self._kept) < self._limits.subscriptions_max:
+            return
+        again = next((found for found, other in self._kept.items() if other == kept), None)
+        if again is not None:
+            del self._kept[again]
+            subscription = self._open.pop(again, None)
+            if subscription is not None:
+                subscription.end(End.UNSUBSCRIBED)
 
     async def stream(self, store_name: str, keys: Sequence[str], metadata: Mapping[str, str], client: Client) -> End:
         """Tell `client` of changes until one side ends it. Raises `SubscriptionsStopped` when it comes too late."""
@@ -236,7 +248,7 @@ class Configuration:
         async def begin() -> None:
             count = max(len(self._open), len(self._kept))
             if count >= self._limits.subscriptions_max:
-                raise Overloaded(f"there are {count} subscriptions, which is the limit")
+                raise Overloaded(f"there are {count} subscriptions, which is the limit; unsubscribe from some")
             await nursery.start(self._follow, subscription)
 
         try:

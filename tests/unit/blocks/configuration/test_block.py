@@ -211,7 +211,18 @@ async def test_there_is_a_limit_to_subscriptions() -> None:
     async with running(block):
         await block.subscribe("s", [], {})
         with pytest.raises(EdgeError, match="there are 1 subscriptions, which is the limit"):
-            await block.subscribe("s", [], {})
+            await block.subscribe("s", ["a"], {})
+
+
+async def test_an_app_that_is_restarted_may_ask_again() -> None:
+    store, app = FakeStore(), FakeApp()
+    block = Configuration({"s": store}, app, limits=ConfigurationLimits(2))
+    async with running(block):
+        found = [await block.subscribe("s", [], {}) for _ in range(5)]
+        with pytest.raises(DriverError):
+            await block.unsubscribe("s", found[0])
+        await store.change(a="1")
+    assert app.told == ["/configuration/s/a"] * 2
 
 
 # --- stops and reloads ------------------------------------------------------------------------------------------------
