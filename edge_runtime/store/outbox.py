@@ -298,15 +298,15 @@ class RouteStore:
 
     def _trim_dead(self, connection: sqlite3.Connection, bytes_max: int, wall: float) -> list[Head]:
         """Too many dead letters: the oldest go, and the ledger says so."""
-        rows = connection.execute(f"{_HEAD} FROM outbox_dead WHERE id > ? AND id < ? ORDER BY died_at, id", self._range)
-        heads = [head_of(row) for row in rows.fetchall()]
-        excess = sum(head.size for head in heads) - bytes_max
+        within = "FROM outbox_dead WHERE id > ? AND id < ?"
+        excess = connection.execute(f"SELECT ifnull(sum(size), 0) {within}", self._range).fetchone()[0] - bytes_max
         gone: list[Head] = []
-        for head in heads:
+        rows = connection.execute(f"{_HEAD} {within} ORDER BY died_at, id", self._range) if excess > 0 else ()
+        for row in rows:
+            gone.append(head_of(row))
+            excess -= gone[-1].size
             if excess <= 0:
                 break
-            gone.append(head)
-            excess -= head.size
         connection.executemany("DELETE FROM outbox_dead WHERE id = ?", [(head.id,) for head in gone])
         write_drop(connection, self.id, "dead letters full", gone, wall)
         return gone

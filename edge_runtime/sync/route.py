@@ -113,6 +113,7 @@ class OpenRoute:
         self._appending = 0
         self._all_appended = trio.Event()
         self._ended = False
+        self._told = ""  # why nothing could be removed
         self._nursery: trio.Nursery
 
     # --- looking
@@ -550,7 +551,9 @@ class OpenRoute:
         try:
             await self._flush_once()
         except DriverError as error:
-            logger.warning("outbox route %s: what was sent cannot be removed: %s", self.name, error)
+            if str(error) != self._told:  # a full disk is met every `retry_s`
+                self._told = str(error)
+                logger.warning("outbox route %s: what was sent cannot be removed: %s", self.name, error)
             self._flush_at = self.now() + round(self._limits.retry_s * 1000)
         finally:
             self._flushing = False
@@ -563,6 +566,7 @@ class OpenRoute:
             return
         self.dead_entries -= len(trimmed)
         self._shared.numbers.count_drops(self.name, "dead letters full", trimmed)
+        self._told = ""
         self._expire_at = None
         self._rest_at = self.now() + round(self._limits.rest_s * 1000)
 

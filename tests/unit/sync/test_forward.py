@@ -448,6 +448,33 @@ async def test_routes_are_told_by_metrics(tmp_path: Path) -> None:
         assert [state.name for state in world.outbox.states()] == ["cloud"]
 
 
+async def test_a_full_disk_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was sent is removed as soon as there is room, and not sent again."""
+    end = OtherEnd()
+    tries = 0
+
+    async with open_world(tmp_path) as world, world.route(end) as route:
+        store = route._route.store
+        remove = store.remove
+
+        async def fail_at_first(*args: Any) -> Any:
+            nonlocal tries
+            tries += 1
+            if tries <= 5:
+                raise StoreUnavailable("the disk is full")
+            return await remove(*args)
+
+        monkeypatch.setattr(store, "remove", fail_at_first)
+        await fill(route, 3)
+        route.up()
+        await until(lambda: store.standing().entries == 0)
+    assert tries >= 6
+    assert numbers(end.payloads) == [0, 1, 2]
+    assert caplog.text.count("the disk is full") == 1
+
+
 async def test_a_closed_route_has_no_gauges(tmp_path: Path) -> None:
     async with open_world(tmp_path) as world:
         async with world.route(OtherEnd()) as route:
