@@ -62,7 +62,7 @@ class StateTable:
         metadata_table: str = "metadata",
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._database = database
+        self.database = self._database = database
         self.name = self._table = table
         self._metadata_table = metadata_table
         self._now = now

@@ -209,6 +209,8 @@ class StateSync:
             times.append(due)
         if self._polls:
             times.append(self._poll_at)
+        if self._agenda or self._has_more_to_read:
+            times.append(0.0)
         return max(min(times), self._reachable_at)
 
     async def _turn(self) -> bool:
@@ -224,8 +226,8 @@ class StateSync:
             self._reachable_at = max(self._reachable_at, now + self._limits.retry.first_s)
             return False
         batch = self._agenda.take(now, self._limits.batch_keys_max)
-        if not batch:
-            return self._read_after is not None or self._poll_after is not None
+        if not batch:  # there may be more to read, behind keys that wait
+            return self._has_more_to_read
         await self._process(batch)
         return True
 
@@ -239,6 +241,10 @@ class StateSync:
         await self._local.forget_removed(self.route.name, self._stamps.before(self._limits.removed_kept_ms))
         self._scan_at = now + self._limits.scan_s
         self._read_after = ""
+
+    @property
+    def _has_more_to_read(self) -> bool:
+        return (self._read_after is not None and self.route.direction != "down") or self._poll_after is not None
 
     @property
     def _polls(self) -> bool:

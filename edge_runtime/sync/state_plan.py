@@ -6,9 +6,9 @@ lost on the way is only ever changed together: see `store/journal.py`.
 
 Dapr's answer to a save does not tell the new etag, and an answer can be lost after the request was done. So what is
 sent is marked before: a remote version that bears the mark of what we sent is ours, not a change of somebody else. A
-mark counts only where its request could have been done: an update or a removal while the remote still had the etag that
-the request named, a creation while the remote had nothing. The mark of a creation outlives a removal, since a request
-that was given up may still arrive after it and must not bring the key back.
+mark counts only where its request could have been done: an update or a removal until there is another base, a creation
+while the remote had nothing. The mark of a creation outlives a removal, since a request that was given up may still
+arrive after it and must not bring the key back.
 """
 
 from __future__ import annotations
@@ -174,12 +174,11 @@ class _Look:
         """Does the remote have what we sent, and nobody has told us?"""
         if not self.marks or not self._remote_changed():
             return False
-        if self.base is not None and not self.base.known:
-            kinds = _SAVED + _UPDATE + _DELETE
-        elif self.base is not None and self.base.remote_etag is not None:
-            kinds = _UPDATE + _DELETE
-        else:
-            kinds = _CREATE
+        kinds = _UPDATE + _DELETE  # sent since this base, or they would be gone
+        if self.base is None or (self.base.known and self.base.remote_etag is None):
+            kinds += _CREATE
+        elif not self.base.known:
+            kinds += _SAVED
         seen = digest(self.remote.value)
         return any(mark[:1] in kinds and mark[1:] == seen for mark in self.marks)
 

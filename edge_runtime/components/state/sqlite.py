@@ -19,6 +19,7 @@ from edge_runtime.store.state import StateTable
 
 if TYPE_CHECKING:
     from edge_runtime.components.registry import ComponentContext
+    from edge_runtime.store.journal import Journal
 
 logger = logging.getLogger("dapr.contrib")
 
@@ -87,6 +88,12 @@ class SqliteState:
     async def keys(self, prefix: str, after: str, limit: int) -> Sequence[str]:
         """Live keys with a prefix, sorted."""
         return await self._table.keys(prefix, after, limit)
+
+    async def open_journal(self, stamp: Callable[[], str], now: Callable[[], float] = time.time) -> Journal:
+        """The journal of changes beside the table, for routes that synchronize it; made when first asked for."""
+        from edge_runtime.store.journal import open_journal
+
+        return await open_journal(self._table.database, self._table, stamp, now)
 
     async def keys_like(self, pattern: str, after: str, limit: int) -> Sequence[str]:
         """Live keys that match an SQL LIKE pattern, sorted."""

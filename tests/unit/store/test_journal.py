@@ -112,10 +112,18 @@ async def test_stores_without_routes_have_no_tables(tmp_path: pathlib.Path) -> N
         )
         async with open_sqlite_state(context) as store:
             await store.set(SetRequest(K, b"1"))
-    with sqlite3.connect(tmp_path / "s.db") as connection:
-        names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    connection.close()
-    assert names == {"state", "metadata"}
+            assert tables(tmp_path) == {"state", "metadata"}
+            journal = await store.open_journal(lambda: "1", lambda: 1.0)
+            assert await store.open_journal(lambda: "2") is journal
+            assert tables(tmp_path) > {"edge_journal_state", "edge_base_state", "edge_conflict_state"}
+
+
+def tables(folder: pathlib.Path) -> set[str]:
+    connection = sqlite3.connect(folder / "s.db")
+    try:
+        return {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    finally:
+        connection.close()
 
 
 def test_keys_overlap() -> None:

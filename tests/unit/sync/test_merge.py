@@ -179,6 +179,8 @@ def conflict(local: Any, remote: Any, base: Any = None, stamps: tuple[Any, Any] 
         ("last-writer", conflict(b"1", b"2", None, (None, "1")), b"2", ("local",)),
         ("merge", conflict(b'{"a":1}', b'{"b":1}'), b'{"b":1,"a":1}', ()),
         ("merge", conflict(b"1", b"2", b"0"), b"2", ("local",)),
+        ("merge", conflict(None, b"2"), b"2", ("local",)),
+        ("merge", conflict(b"1", None, b"0"), b"1", ("remote",)),
         ("keep-both", conflict(b"1", b"2"), b"2", ("local",)),
         ("keep-both", conflict(None, b"2"), b"2", ("local",)),
         ("keep-both", conflict(b"1", None), b"1", ("remote",)),
