@@ -221,6 +221,7 @@ async def test_streams_that_were_held_back_begin_one_by_one() -> None:
         await raw.send(frame(c.WINDOW_UPDATE, 0, begun[0], word(9500)))
         await wait_all_tasks_blocked(0.02)
         assert len(begun) == 2, "the answer to the next waits already"
+        await raw.send(frame(c.WINDOW_UPDATE, 0, 0, word(100_000)))
         for number in range(1, 21, 2):
             await raw.send(frame(c.WINDOW_UPDATE, 0, number, word(10_000)))
         while len(begun) < 10:
