@@ -83,6 +83,10 @@ class Fields:
         found = "nothing" if node is None else describe(node)
         return FieldError(f"{self.where(name)}: expected {expected}, found {found}")
 
+    def wrong_unseen(self, name: str, expected: str) -> FieldError:
+        """As `wrong`, for what may hold a secret: what was found is not shown."""
+        return FieldError(f"{self.where(name)}: expected {expected}; what was found may hold a secret and is not shown")
+
     def note(self, name: str, text: str) -> None:
         self._notes.append(f"{self.where(name)}: {text}")
 

@@ -249,7 +249,7 @@ def is_url(text: str, schemes: tuple[str, ...], *, path: bool = True, user: bool
 def _url(fields: Fields, name: str, schemes: tuple[str, ...], expected: str, *, path: bool = True) -> str:
     text = fields.text(name)
     if not is_url(text, schemes, path=path):
-        raise fields.wrong(name, expected)
+        raise (fields.wrong_unseen if "@" in text else fields.wrong)(name, expected)
     return text
 
 
@@ -268,7 +268,7 @@ def _items(spec: Fields) -> Iterator[MetadataItem]:
     if isinstance(node, Scalar):
         text = spec.text("proxy")
         if not is_url(text, ("http",), path=False, user=True):
-            raise spec.wrong("proxy", _PROXY_URL)
+            raise (spec.wrong_unseen if "@" in text else spec.wrong)("proxy", _PROXY_URL)
         yield MetadataItem("proxy", text)
     elif node is not None:
         yield _item(spec, "proxy")

@@ -11,6 +11,7 @@ Only documented calls of Dapr's APIs go out.
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from urllib.parse import quote
 
 import trio
 
-from edge_runtime.model.errors import DriverError, Unreachable
+from edge_runtime.model.errors import BodyTooLarge, DriverError, Unreachable
 from edge_runtime.model.http import Body, Header, Request
 from edge_runtime.net.connections import Origin
 from edge_runtime.net.http_client import ClientLimits, HttpClient, open_http_client
@@ -348,9 +349,11 @@ class Link:
         kind: str = "call",
         timeout_s: float | None = None,
         repeatable: bool = True,
+        bodiless: bool = False,
     ) -> Answer:
         """One documented call; `path` begins with its version and is encoded already (`segment`).
 
+        A `bodiless` call has no body in its answer when it succeeds: one that has is not the sidecar's.
         Raises `Unreachable` when the link is down, a `permanent` error for a considered refusal, else `DriverError`.
         """
         target = self._ends.http.path + b"/" + path.encode()
@@ -367,6 +370,8 @@ class Link:
                     answer = await self._exchange(session, request)
                 if limit.cancelled_caught:
                     raise _Suspicion(f"no answer within {timeout_s or self._limits.call_timeout_s:g} s")
+                if bodiless and answer.body and 200 <= answer.status < 300:
+                    raise _Suspicion(f"answered {answer.status} with a body, as no sidecar does{_excerpt(answer)}")
                 if _is_page(answer) or answer.status in (502, 503, 504) or 300 <= answer.status < 400:
                     raise _Suspicion(f"answered {answer.status}{_excerpt(answer)}")
             except (_Suspicion, DriverError) as error:
@@ -390,7 +395,7 @@ class Link:
             self._token_refused = True
             self._fall(session, _TOKEN_REFUSED)
             raise Unreachable(f"link {self.name}: {_TOKEN_REFUSED}", code=status)
-        if 400 <= status < 500 and status not in (407, 408, 425, 429):
+        if 400 <= status < 500 and status not in (407, 408, 425, 429) and _is_considered(answer):
             raise Refused(text, answer)
         raise DriverError(text, code=status)
 
@@ -418,6 +423,8 @@ class Link:
         response = await session.http.send(self._ends.http.origin, request)
         try:
             body = await response.body.read(self._limits.answer_bytes_max)
+        except BodyTooLarge:
+            raise DriverError(f"the answer is longer than {self._limits.answer_bytes_max} bytes") from None
         finally:
             await response.body.aclose()
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
@@ -521,6 +528,18 @@ def segment(text: str) -> str:
 def _is_page(answer: Answer) -> bool:
     """A web page where a sidecar never has one: a captive portal, or a proxy that speaks for itself."""
     return answer.headers.get("content-type", "").lower().startswith("text/html")
+
+
+def _is_considered(answer: Answer) -> bool:
+    """A refusal that a sidecar has thought about: in its own words, and not of a component that may come yet.
+
+    A proxy or a firewall that refuses has other words, and what it refuses must not be given up.
+    """
+    try:
+        code = json.loads(answer.body)["errorCode"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+    return isinstance(code, str) and not code.endswith(("_NOT_FOUND", "_NOT_CONFIGURED"))
 
 
 def _excerpt(answer: Answer) -> str:

@@ -159,7 +159,7 @@ class DayFile:
             with open(self._path, "rb") as file:
                 saved = json.loads(file.read(1000))
             return int(saved["spent"]), max(self._wall() - float(saved["began"]), 0.0)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             return 0, 0.0
 
     def save(self, spent: int, day_age_s: float) -> None:

@@ -28,7 +28,7 @@ class RemoteSidecar:
         path = f"v1.0/publish/{segment(pubsub)}/{'/'.join(segment(part) for part in topic.split('/'))}"
         query = [(f"metadata.{name}", value) for name, value in metadata.items()]
         headers = ((b"content-type", content_type.encode()),)
-        await self._link.call("POST", path, data, query=query, headers=headers, kind="topics-up")
+        await self._link.call("POST", path, data, query=query, headers=headers, kind="topics-up", bodiless=True)
 
     async def bulk_get(self, store: str, keys: Sequence[str]) -> Mapping[str, tuple[bytes, str] | None]:
         """Value (JSON text) and etag of each key; None for one that is not there."""

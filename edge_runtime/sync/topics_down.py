@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 import trio
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.json_format import MessageToDict, SerializeToJsonError
 from google.protobuf.message import DecodeError
 
 from edge_runtime.config.links import TopicDown
@@ -131,9 +131,14 @@ class TopicDownRoute:
 
 def event_members(event: TopicEventRequest, pubsub: str, topic: str) -> Mapping[str, Any]:
     """The CloudEvent that a stream's message stands for, at its place here."""
-    members: dict[str, Any] = {
-        name: _exact(value) for name, value in MessageToDict(event.extensions).items() if value is not None
-    }
+    members: dict[str, Any] = {}
+    for name, value in event.extensions.fields.items():
+        try:
+            member = MessageToDict(value)
+        except SerializeToJsonError:
+            continue  # no JSON number: an attribute that cannot be passed on must not stop its event
+        if member is not None:
+            members[name] = _exact(member)
     members.update(
         id=event.id,
         source=event.source or cloudevents.DEFAULT_SOURCE,

@@ -230,7 +230,8 @@ def test_the_stream_comes_back_after_a_cut(pair: Pair, tmp_path: Path) -> None:
         publish(pair.cloud, 2, "commands")
         pair.mend()
         edge.wait_line(UP)
-        assert local.next().json()["data"] == 2
+        # The first may come again: its acknowledgement may not have been through when the line was cut.
+        assert 2 in (came.json()["data"] for came in iter(local.next, None))
 
 
 def test_apps_can_follow_the_link(pair: Pair, tmp_path: Path) -> None:
@@ -334,7 +335,13 @@ HEALTHY = {"/v1.0/healthz/outbound": lambda came: (204, b"")}
 
 def fake_cloud(status: Callable[[str], int]) -> App:
     """A sidecar that answers publishes as `status` says for the partition key."""
-    return App({**HEALTHY, "/v1.0/publish/pubsub/orders": lambda came: (status(key_of(came)), b"because")})
+
+    def answer(came: Received) -> tuple[int, bytes]:
+        code = status(key_of(came))
+        said = {"errorCode": "ERR_PUBSUB_FORBIDDEN", "message": "because"}
+        return code, b"" if code == 204 else json.dumps(said).encode()
+
+    return App({**HEALTHY, "/v1.0/publish/pubsub/orders": answer})
 
 
 def key_of(came: Received) -> str:
@@ -368,7 +375,30 @@ def test_a_considered_refusal_is_a_dead_letter(tmp_path: Path, status: int) -> N
             publish(edge, "second", query="?metadata.partitionKey=good")
             until(lambda: metric(edge, "edge_outbox_dead_letters") == 1)
             until(lambda: metric(edge, "edge_outbox_entries") == 0)
-            assert f"answered {status}: because" in edge.said
+            assert re.search(rf"answered {status}: .*because", edge.said)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (403, b"blocked by the firewall"),
+        (404, b'{"errorCode": "ERR_PUBSUB_NOT_FOUND", "message": "pubsub pubsub is not found"}'),
+        (200, b"please log in"),
+    ],
+)
+def test_what_no_sidecar_decided_is_tried_again(tmp_path: Path, status: int, body: bytes) -> None:
+    """A portal, a firewall, a component that is not loaded yet: none of them may cost an event."""
+    answers = [(status, body), (status, body)]
+
+    def answer(came: Received) -> tuple[int, bytes]:
+        return answers.pop() if answers else (204, b"")
+
+    with App({**HEALTHY, "/v1.0/publish/pubsub/orders": answer}) as cloud:
+        flags = write_link(tmp_path / "resources", url(cloud.port))
+        with Sidecar(tmp_path / "edge", *flags) as edge:
+            publish(edge, "kept")
+            until(lambda: not answers and metric(edge, "edge_outbox_entries") == 0)
+            assert metric(edge, "edge_outbox_dead_letters") == 0
 
 
 def test_a_sidecar_that_is_away_behind_its_gate_is_down(tmp_path: Path) -> None:

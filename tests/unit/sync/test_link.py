@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -111,11 +112,32 @@ async def test_names_are_single_segments() -> None:
         assert opened.far.app.last.target == target
 
 
+def said(message: str, code: str = "ERR_PUBSUB_FORBIDDEN") -> bytes:
+    """A refusal in a sidecar's words."""
+    return json.dumps({"errorCode": code, "message": message}).encode()
+
+
+@pytest.mark.parametrize("body", [b"", b"blocked", b"[]", b'{"errorCode": 4}', said("later", "ERR_PUBSUB_NOT_FOUND")])
+async def test_what_no_sidecar_decided_is_kept(body: bytes) -> None:
+    async with open_link({PUBLISH: (404, body)}) as opened:
+        await opened.state("up")
+        with pytest.raises(DriverError) as caught:
+            await opened.remote.publish("p", "t", b"", "text/plain", {})
+        assert not caught.value.permanent
+
+
+async def test_a_delivery_has_no_body() -> None:
+    async with open_link({PUBLISH: (200, b"please log in")}) as opened:
+        await opened.state("up")
+        with pytest.raises(DriverError, match="with a body"):
+            await opened.remote.publish("p", "t", b"", "text/plain", {})
+
+
 @pytest.mark.parametrize("status", [400, 403, 404, 409, 413])
 async def test_a_considered_no_is_permanent(status: int) -> None:
-    async with open_link({PUBLISH: (status, b"no  way")}) as opened:
+    async with open_link({PUBLISH: (status, said("no  way"))}) as opened:
         await opened.state("up")
-        with pytest.raises(Refused, match=f"answered {status}: no way") as caught:
+        with pytest.raises(Refused, match=f"answered {status}: .*no way") as caught:
             await opened.remote.publish("p", "t", b"", "text/plain", {})
         assert (caught.value.permanent, caught.value.code) == (True, status)
         assert opened.link.state.up
@@ -199,7 +221,7 @@ async def test_a_page_is_no_sidecar() -> None:
     page: Answer = (200, b"<html>", [(b"content-type", b"text/html; charset=utf-8")])
     async with open_link({PUBLISH: page}) as opened:
         await opened.state("up")
-        with pytest.raises(DriverError, match="answered 200: <html>"):
+        with pytest.raises(DriverError, match=r"answered 200.*<html>"):
             await opened.remote.publish("p", "t", b"", "text/plain", {})
         opened.far.answers[b"/base" + HEALTH] = page
         with pytest.raises(Unreachable):
@@ -346,7 +368,11 @@ async def test_writes_carry_their_etags() -> None:
 
 @pytest.mark.parametrize(
     ("status", "body", "expected"),
-    [(409, b"", EtagMismatch), (400, b"invalid etag value: x", EtagInvalid), (400, b"malformed", Refused)],
+    [
+        (409, said("etag", "ERR_STATE_SAVE"), EtagMismatch),
+        (400, said("invalid etag value: x", "ERR_STATE_SAVE"), EtagInvalid),
+        (400, said("malformed", "ERR_MALFORMED_REQUEST"), Refused),
+    ],
 )
 async def test_a_refused_etag_is_known(status: int, body: bytes, expected: type[Exception]) -> None:
     async with open_link({STATE: (status, body), STATE + b"/a": (status, body)}) as opened:
