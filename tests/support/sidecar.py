@@ -23,12 +23,18 @@ SERVING = "HTTP server is running on port"
 WAIT_S = 30.0
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A port that nobody has now, below those that the kernel gives to outgoing connections."""
+    """A port that nobody has now, below those that the kernel gives to outgoing connections; none is given twice."""
     while True:
         port = random.randrange(15_000, 32_000)
+        if port in _given:
+            continue
         try:
             with socket.create_server(("127.0.0.1", port)):
+                _given.add(port)
                 return port
         except OSError:
             continue
