@@ -1,4 +1,4 @@
-"""A client that has tasks, for as long as a block lasts."""
+"""Tasks and what they belong to: a client for as long as a block lasts, a nursery for as long as a scope."""
 
 from __future__ import annotations
 
@@ -36,3 +36,11 @@ async def open_with_tasks(make: Callable[[trio.Nursery], C]) -> AsyncIterator[C]
             nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
+
+
+async def hold_nursery(scope: trio.CancelScope, *, task_status: trio.TaskStatus[trio.Nursery]) -> None:
+    """A nursery that lives until `scope` is cancelled."""
+    with scope:
+        async with trio.open_nursery() as nursery:
+            task_status.started(nursery)
+            await trio.sleep_forever()

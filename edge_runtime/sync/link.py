@@ -348,7 +348,6 @@ class Link:
         headers: Sequence[Header] = (),
         kind: str = "call",
         timeout_s: float | None = None,
-        repeatable: bool = True,
         bodiless: bool = False,
     ) -> Answer:
         """One documented call; `path` begins with its version and is encoded already (`segment`).

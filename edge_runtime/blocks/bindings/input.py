@@ -18,6 +18,7 @@ from edge_runtime.blocks.bindings.binding import BoundBinding
 from edge_runtime.blocks.bindings.output import Policies
 from edge_runtime.model.errors import DriverError, leaves
 from edge_runtime.model.ports import InputBinding
+from edge_runtime.net.lifetimes import hold_nursery
 from edge_runtime.observability.metrics import Metrics
 
 logger: Final = logging.getLogger("dapr.runtime.processor.binding")
@@ -66,7 +67,7 @@ class InputBindings:
         life = trio.CancelScope(shield=True)  # handlers outlast the cancellation of this task
         async with trio.open_nursery() as outer:
             with trio.CancelScope(shield=True):
-                nursery = await outer.start(_open_nursery, life)
+                nursery = await outer.start(hold_nursery, life)
             try:
                 while True:
                     self._wake = trio.Event()
@@ -102,13 +103,6 @@ class InputBindings:
         for reading in self._running:
             await reading.ended.wait()
         self._running.clear()
-
-
-async def _open_nursery(scope: trio.CancelScope, *, task_status: trio.TaskStatus[trio.Nursery]) -> None:
-    with scope:
-        async with trio.open_nursery() as nursery:
-            task_status.started(nursery)
-            await trio.sleep_forever()
 
 
 class _Tools:

@@ -16,6 +16,7 @@ from edge_runtime.blocks.configuration.app import AppUpdates
 from edge_runtime.blocks.configuration.subscription import End, Subscription
 from edge_runtime.model.errors import DriverError, EdgeError, Kind, Overloaded
 from edge_runtime.model.ports import AppChannel, ConfigurationItem, ConfigurationStore, Policy
+from edge_runtime.net.lifetimes import hold_nursery
 from edge_runtime.observability.metrics import Metrics
 from edge_runtime.resiliency.component_calls import ComponentCalls
 from edge_runtime.resiliency.runner import NO_POLICY
@@ -193,7 +194,7 @@ class Configuration:
         life = trio.CancelScope(shield=True)  # what is being told outlasts the cancellation of this task
         async with trio.open_nursery() as outer:
             with trio.CancelScope(shield=True):
-                nursery: trio.Nursery = await outer.start(_open_nursery, life)
+                nursery: trio.Nursery = await outer.start(hold_nursery, life)
             self._nursery = nursery
             self._resume(nursery)
             self._begun.set()
@@ -281,13 +282,6 @@ class Configuration:
 
     async def _run(self, name: str, operation: str, call: Callable[[], Awaitable[T]]) -> T:
         return await self._calls.run(name, operation, self._policy(name, "Outbound"), call)
-
-
-async def _open_nursery(scope: trio.CancelScope, *, task_status: trio.TaskStatus[trio.Nursery]) -> None:
-    with scope:
-        async with trio.open_nursery() as nursery:
-            task_status.started(nursery)
-            await trio.sleep_forever()
 
 
 def _listed(keys: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Final
 
 import trio
 
@@ -19,14 +19,6 @@ DRAIN_LIMIT_S: Final = 30
 BACK_OFF_FIRST_S: Final = 0.5
 BACK_OFF_FACTOR: Final = 1.5
 BACK_OFF_MAX_S: Final = 60.0
-
-
-async def open_nursery(scope: trio.CancelScope, *, task_status: Any) -> None:
-    """A nursery that lives until `scope` is cancelled."""
-    with scope:
-        async with trio.open_nursery() as nursery:
-            task_status.started(nursery)
-            await trio.sleep_forever()
 
 
 async def stop_all(subscriptions: Iterable[Running]) -> None:

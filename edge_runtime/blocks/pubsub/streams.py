@@ -24,10 +24,11 @@ from edge_runtime.blocks.pubsub.bindings import PubSubBinding
 from edge_runtime.blocks.pubsub.delivery import Case, Delivery, IngressMetrics, Routed, Tools
 from edge_runtime.blocks.pubsub.publish import ComponentPolicies, Publisher, random_id
 from edge_runtime.blocks.pubsub.rules import Rule
-from edge_runtime.blocks.pubsub.running import Running, open_nursery
+from edge_runtime.blocks.pubsub.running import Running
 from edge_runtime.blocks.pubsub.subscriber import row_of
 from edge_runtime.blocks.pubsub.subscriptions import SubscriptionKind, SubscriptionSpec
 from edge_runtime.model.errors import DriverError
+from edge_runtime.net.lifetimes import hold_nursery
 from edge_runtime.observability.metrics import Metrics
 
 logger: Final = logging.getLogger("dapr.runtime.pubsub.streamer")
@@ -189,7 +190,7 @@ class _Subscription:
         life = trio.CancelScope(shield=True)  # deliveries outlast the cancellation of this task
         async with trio.open_nursery() as nursery:
             with trio.CancelScope(shield=True):
-                deliveries = await nursery.start(open_nursery, life)
+                deliveries = await nursery.start(hold_nursery, life)
             deliveries.start_soon(self._subscribe)
             nursery.start_soon(self._follow_stop)
             try:

@@ -19,11 +19,12 @@ from edge_runtime.blocks.pubsub.bulk import BulkDelivery
 from edge_runtime.blocks.pubsub.delivery import Delivery, IngressMetrics, Tools
 from edge_runtime.blocks.pubsub.publish import Publisher, random_id
 from edge_runtime.blocks.pubsub.rules import Rule
-from edge_runtime.blocks.pubsub.running import Running, open_nursery, stop_all
+from edge_runtime.blocks.pubsub.running import Running, stop_all
 from edge_runtime.blocks.pubsub.subscriptions import DiscoveryError, SubscriptionSpec, merge, read_programmatic
 from edge_runtime.model.errors import BodyTooLarge, DriverError
 from edge_runtime.model.http import Request
 from edge_runtime.model.ports import AppChannel, Policy
+from edge_runtime.net.lifetimes import hold_nursery
 from edge_runtime.observability.metrics import Metrics
 from edge_runtime.observability.trace import Tracer
 
@@ -180,7 +181,7 @@ class Subscriber:
         done = trio.CancelScope(shield=True)  # deliveries outlast the cancellation of this task
         async with trio.open_nursery() as outer:
             with trio.CancelScope(shield=True):  # at once; cancelled here, nobody would be left to end the shielded one
-                nursery = await outer.start(open_nursery, done)
+                nursery = await outer.start(hold_nursery, done)
             try:
                 started = False
                 while True:
