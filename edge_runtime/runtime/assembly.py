@@ -240,7 +240,7 @@ async def serve_generation(app: App, files: Files, *, task_status: trio.TaskStat
             built = _build(app, files, components.opened, channel, outside)
             app.node.peers.add(built.peer)
             stack.callback(lambda: app.node.peers.remove(built.peer, returns=app.reloading))
-            await _open_links(app, files, built, surroundings, stack)
+            await _open_links(app, files, built, components.opened, surroundings, stack)
             async with trio.open_nursery() as background:
                 background.start_soon(_attend_app, app, files, built, background)
                 task_status.started(built.generation)
@@ -301,14 +301,20 @@ def _channel_settings(files: Files) -> ChannelSettings:
     )
 
 
-async def _open_links(app: App, files: Files, built: _Built, around: Surroundings, stack: AsyncExitStack) -> None:
+async def _open_links(
+    app: App,
+    files: Files,
+    built: _Built,
+    opened: Mapping[str, Opened],
+    around: Surroundings,
+    stack: AsyncExitStack,
+) -> None:
     if not files.resources.links:
         return
-    from edge_runtime.runtime.links import open_links
+    from edge_runtime.runtime.links import LinkedApp, open_links
 
-    await stack.enter_async_context(
-        open_links(app.node, files.resources.links, around, built.pubsubs, built.generation.blocks.publisher)
-    )
+    linked = LinkedApp(app, built.generation.blocks, opened, built.pubsubs, built.channel)
+    await stack.enter_async_context(open_links(linked, files.resources.links, around))
 
 
 class _Outside(NamedTuple):

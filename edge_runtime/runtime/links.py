@@ -8,31 +8,43 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from edge_runtime.blocks.pubsub.bindings import PubSubBinding
-from edge_runtime.blocks.pubsub.publish import Forward, Publisher
+from edge_runtime.blocks.pubsub.publish import Forward
 from edge_runtime.config.links import CloudLink
 from edge_runtime.config.references import Surroundings, resolve_items
 from edge_runtime.sync.link_settings import LinkSettings
 from edge_runtime.sync.links import Links, SharedLink
 
 if TYPE_CHECKING:
+    from edge_runtime.api.blocks import Blocks
+    from edge_runtime.channel.grpc import GrpcAppChannel
+    from edge_runtime.channel.http import HttpChannel
+    from edge_runtime.runtime.app import App
+    from edge_runtime.runtime.components import Opened
     from edge_runtime.runtime.node import Node
 
 log: Final = logging.getLogger("dapr.runtime.link")
 
 
+class LinkedApp(NamedTuple):
+    """One generation of an app, as far as its links are concerned. `channel` is None without an app port."""
+
+    app: App
+    blocks: Blocks
+    components: Mapping[str, Opened]
+    pubsubs: Mapping[str, PubSubBinding]
+    channel: HttpChannel | GrpcAppChannel | None
+
+
 @asynccontextmanager
 async def open_links(
-    node: Node,
-    resources: Sequence[CloudLink],
-    around: Surroundings,
-    pubsubs: Mapping[str, PubSubBinding],
-    publisher: Publisher,
+    linked: LinkedApp, resources: Sequence[CloudLink], around: Surroundings
 ) -> AsyncIterator[Mapping[str, SharedLink]]:
     """The app's links by name, until the block is left. What it publishes to their topics goes up from here on."""
-    links = await _node_links(node)
+    links = await _node_links(linked.app.node)
+    pubsubs = linked.pubsubs
     opened: dict[str, SharedLink] = {}
     forwards: dict[tuple[str, str], list[Forward]] = {}
     async with AsyncExitStack() as stack:
@@ -42,7 +54,7 @@ async def open_links(
             for place, forward in shared.forwards().items():
                 forwards.setdefault(place, []).append(forward)
             _say_what_has_no_effect(resource, pubsubs)
-        publisher.forwards = forwards
+        linked.blocks.publisher.forwards = forwards
         yield opened
 
 
