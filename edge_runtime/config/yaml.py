@@ -19,6 +19,8 @@ from edge_runtime.model.errors import ConfigError
 
 DOCUMENT_BYTES_MAX: Final = 64 * 1024
 DEPTH_MAX: Final = 64
+# Newer libyaml reads ahead and refuses far deeper nesting by itself, before its events come to be counted here.
+_LIBYAML_TOO_DEEP: Final = "exceeded maximum nesting depth"
 # Aliases count as often as they are used: what a reader of the tree has to walk is what is limited.
 VALUES_MAX: Final = 40_000
 # What is longer is a text: turning thousands of digits into a number and back is work for nothing.
@@ -186,6 +188,8 @@ class _Builder:
     def _broken(self, error: Any, text: str) -> YamlError:
         mark = error.problem_mark or error.context_mark
         line = mark.line if mark is not None else 0
+        if error.problem == _LIBYAML_TOO_DEEP:
+            return self._too_deep(self._offset + line)
         problem = error.problem or error.context or "it cannot be read"
         indent = re.match(r"[ \t]*", "".join(text.split("\n")[line : line + 1]))
         hint = "; indent with blanks, YAML takes no tabs" if indent and "\t" in indent[0] else ""
