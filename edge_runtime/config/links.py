@@ -136,8 +136,6 @@ class CloudLink(NamedTuple):
         """The fields under `routes` that are read and checked, and do nothing yet."""
         later = {
             "state": self.state,
-            "configuration": self.configuration,
-            "secrets": self.secrets,
             "invocation": self.invocation,
             "bindings": self.bindings,
         }
@@ -189,6 +187,8 @@ def read_cloud_link(root: Table, notes: list[str]) -> CloudLink:
     )
     if link.topics_down and not link.grpc:
         raise endpoint.wrong("grpc", f"{_GRPC_URL}: routes.topicsDown subscribe over gRPC; add it")
+    if link.configuration and not link.grpc:
+        raise endpoint.wrong("grpc", f"{_GRPC_URL}: routes.configuration subscribe over gRPC; add it")
     return link
 
 

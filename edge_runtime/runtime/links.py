@@ -14,6 +14,7 @@ from edge_runtime.blocks.pubsub.bindings import PubSubBinding
 from edge_runtime.blocks.pubsub.publish import Forward
 from edge_runtime.config.links import CloudLink
 from edge_runtime.config.references import Surroundings, resolve_items
+from edge_runtime.runtime.link_pull import open_pull
 from edge_runtime.sync.link_settings import LinkSettings
 from edge_runtime.sync.links import Links, SharedLink
 
@@ -53,6 +54,7 @@ async def open_links(
             opened[resource.name] = shared
             for place, forward in shared.forwards().items():
                 forwards.setdefault(place, []).append(forward)
+            await stack.enter_async_context(open_pull(linked, shared, resource))
             _say_what_has_no_effect(resource, pubsubs)
         linked.blocks.publisher.forwards = forwards
         yield opened

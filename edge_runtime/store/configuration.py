@@ -40,23 +40,23 @@ class ConfigurationTable:
     """Reads and writes of one table."""
 
     def __init__(self, database: Database, table: str = TABLE) -> None:
-        self._database = database
-        self._table = table
+        self.database = database
+        self.name = table
         self._columns = f"SELECT key, value, version, metadata, revision FROM {table}"
 
     @property
     def path(self) -> str:
-        return self._database.path
+        return self.database.path
 
     async def prepare(self) -> None:
         """Make the table when it is not there."""
-        if not has_table(self._database.read, self._table):
-            await migrate(self._database, [Step(f"configuration table {self._table}", self._create)], ByName())
+        if not has_table(self.database.read, self.name):
+            await migrate(self.database, [Step(f"configuration table {self.name}", self._create)], ByName())
 
     def _create(self, connection: sqlite3.Connection) -> None:
         # AUTOINCREMENT: the number of a row that was deleted is not given again.
         connection.execute(
-            f"CREATE TABLE {self._table} (revision INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE,"
+            f"CREATE TABLE {self.name} (revision INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE,"
             " value TEXT NOT NULL, version TEXT, metadata TEXT)"
         )
 
@@ -65,12 +65,12 @@ class ConfigurationTable:
     async def read(self, keys: Sequence[str] = ()) -> dict[str, Entry]:
         """The entries of these keys that are there, or all of them."""
         if not keys:
-            return self._entries(await self._database.read_in_thread(f"{self._columns} ORDER BY key"))
+            return self._entries(await self.database.read_in_thread(f"{self._columns} ORDER BY key"))
         found: dict[str, Entry] = {}
         for start in range(0, len(keys), _KEYS_MAX):
             some = keys[start : start + _KEYS_MAX]
             marks = ",".join("?" * len(some))
-            found |= self._entries(await self._database.fetch(f"{self._columns} WHERE key IN ({marks})", some))
+            found |= self._entries(await self.database.fetch(f"{self._columns} WHERE key IN ({marks})", some))
         return found
 
     def _entries(self, rows: Sequence[Row]) -> dict[str, Entry]:
@@ -92,7 +92,7 @@ class ConfigurationTable:
 
     def data_version(self) -> int:
         """Another number after every change of the file, whoever made it."""
-        return int(self._database.read("PRAGMA data_version")[0][0])
+        return int(self.database.read("PRAGMA data_version")[0][0])
 
     # --- writes -------------------------------------------------------------------------------------------------------
 
@@ -104,25 +104,25 @@ class ConfigurationTable:
             raise BadMetadata(f"the value of {key!r} is larger than {VALUE_BYTES_MAX} bytes")
         metadata = msgspec.json.encode(item.metadata).decode() if item.metadata else None
         row = (key, item.value, item.version or None, metadata)
-        revision = await self._database.write(partial(self._put, row), size_bytes=len(item.value) + 100)
+        revision = await self.database.write(partial(self._put, row), size_bytes=len(item.value) + 100)
         ring(self.path)
         return revision
 
     def _put(self, row: Row, connection: sqlite3.Connection) -> int:
         cursor = connection.execute(
-            f"REPLACE INTO {self._table} (key, value, version, metadata) VALUES (?, ?, ?, ?)", row
+            f"REPLACE INTO {self.name} (key, value, version, metadata) VALUES (?, ?, ?, ?)", row
         )
         return cursor.lastrowid or 0
 
     async def delete(self, key: str) -> bool:
         """Whether there was such an item."""
-        deleted = await self._database.write(partial(self._delete, key))
+        deleted = await self.database.write(partial(self._delete, key))
         if deleted:
             ring(self.path)
         return deleted
 
     def _delete(self, key: str, connection: sqlite3.Connection) -> bool:
-        return connection.execute(f"DELETE FROM {self._table} WHERE key = ?", (key,)).rowcount > 0
+        return connection.execute(f"DELETE FROM {self.name} WHERE key = ?", (key,)).rowcount > 0
 
 
 def bells(path: str) -> Bells:

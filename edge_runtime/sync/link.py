@@ -111,7 +111,8 @@ class Link:
         self._meter = Meter(resource, metrics, ledger, self._closed)
         self._dialer = Dialer(self._ends.proxy, self._meter.count)
         # An HTTP/2 connection writes for all its streams at once; those of a link are subscriptions.
-        self._grpc_dialer = Dialer(self._ends.proxy, lambda sent, got: self._meter.count(sent, got, "topics-down"))
+        streams = "topics-down" if resource.topics_down or not resource.configuration else "configuration"
+        self._grpc_dialer = Dialer(self._ends.proxy, lambda sent, got: self._meter.count(sent, got, streams))
         metrics.up.set(0, (self.name,))
 
     @property

@@ -59,6 +59,7 @@ class SharedLink:
         self.apps: list[Mapping[str, LocalPubSub]] = []
         self.scope = trio.CancelScope()
         self.closed = trio.Event()
+        self.locks: dict[object, trio.Lock] = {}  # of what only one of the apps does
         self._outbox = outbox
         self._node = node
         self._clocks = clocks

@@ -22,6 +22,7 @@ from edge_runtime.store.connection import Location, parse_connection_string
 
 if TYPE_CHECKING:
     from edge_runtime.components.registry import ComponentContext
+    from edge_runtime.store.configuration_mirror import ConfigurationMirror
     from edge_runtime.store.log_wakes import Bells
 
 logger: Final = logging.getLogger("dapr.contrib")
@@ -73,6 +74,20 @@ class SqliteConfiguration:
                     await table.prepare()
                 self._table = table
         return self._table
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Its file and its table."""
+        return self._settings.where.path, self._settings.table
+
+    async def mirror(self, route: str) -> ConfigurationMirror:
+        """What a cloud link's route brings into the table."""
+        from edge_runtime.store.configuration_mirror import ConfigurationMirror
+
+        table = await self.open()
+        mirror = ConfigurationMirror(table, route)
+        await mirror.prepare()
+        return mirror
 
     async def get(self, keys: Sequence[str], metadata: Mapping[str, str]) -> Mapping[str, ConfigurationItem]:
         table = self._table or await self.open()

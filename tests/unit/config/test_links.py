@@ -129,7 +129,7 @@ def test_a_whole_link_is_read(tmp_path: Path) -> None:
     assert found.bindings == (BindingRoute("mail", "smtp", True), BindingRoute("sms", "sms", False))
     assert (found.secret_store, found.scopes) == ("vault", ("app",))
     assert found.source == f"{tmp_path / 'link.yaml'}:1"
-    assert found.without_effect == ("state", "configuration", "secrets", "invocation", "bindings")
+    assert found.without_effect == ("state", "invocation", "bindings")
 
 
 def test_a_short_link_has_defaults(tmp_path: Path) -> None:
@@ -246,6 +246,8 @@ def test_grpc_has_no_path_and_streams_need_it(tmp_path: Path) -> None:
     text = mistake(tmp_path, DOWN + "{remotePubsub: p, remoteTopic: t}\n", spec)
     assert "spec.endpoint.grpc: expected" in text
     assert "routes.topicsDown subscribe over gRPC; add it, found nothing" in text
+    mirrored = "  routes: {configuration: [{store: a, remoteStore: b}]}\n"
+    assert "routes.configuration subscribe over gRPC; add it, found nothing" in mistake(tmp_path, mirrored, spec)
 
 
 def test_a_link_has_a_name(tmp_path: Path) -> None:
