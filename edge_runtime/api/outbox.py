@@ -102,21 +102,13 @@ def routes_document(look: Look | None, sees: Callable[[str], bool], asleep: str 
 
 
 def _route(look: Look, name: str, asleep: str) -> dict[str, Any]:
+    from edge_runtime.sync.shared import report
+
     state = look.state(name)
     link, reason = ("up" if state.up else "down"), state.reason
     if not look.is_open(name):
         link, reason = asleep, "nothing on this node sends on it now" if asleep == "closed" else ""
-    return {
-        "route": name,
-        "link": link,
-        "reason": reason,
-        "entries": state.entries,
-        "bytes": state.bytes,
-        "inFlight": state.in_flight,
-        "oldestAgeSeconds": round(state.oldest_age_s, 3) if state.entries else None,
-        "deadLetters": state.dead_entries,
-        "dropped": {reason: {"entries": n, "bytes": size} for reason, (n, size) in look.dropped(name).items()},
-    }
+    return {"route": name, "link": link, "reason": reason, **report(state, look.dropped(name))}
 
 
 def entries_page(look: Look, route: str, after: int, limit: int, payload: bool) -> dict[str, Any]:

@@ -316,6 +316,12 @@ class Route(Protocol):
     def down(self, reason: str) -> None:
         """It cannot; nothing is sent until `up`."""
 
+    def hurry(self) -> None:
+        """Try again now what waits for its next try."""
+
+    def report(self) -> dict[str, Any]:
+        """What waits, was given up and was dropped, in the words of the HTTP API."""
+
 
 # Sends one entry. Returning means delivered; `Unreachable` stops the route until it is up again; a `permanent`
 # `DriverError` makes a dead letter of the entry; any other lets its key wait and be tried again, while others go on.

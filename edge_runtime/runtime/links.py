@@ -14,6 +14,7 @@ from edge_runtime.blocks.pubsub.bindings import PubSubBinding
 from edge_runtime.blocks.pubsub.publish import Forward
 from edge_runtime.config.links import CloudLink
 from edge_runtime.config.references import Surroundings, resolve_items
+from edge_runtime.model.errors import DriverError
 from edge_runtime.runtime.link_pull import open_pull
 from edge_runtime.sync.link_settings import LinkSettings
 from edge_runtime.sync.links import Links, SharedLink
@@ -62,9 +63,13 @@ async def open_links(
 
 async def _node_links(node: Node) -> Links:
     if node.links is None:
-        outbox = await node.outbox.get()
+        try:
+            await node.outbox.get()
+        except DriverError as error:
+            log.error("The outbox cannot be opened, so cloud links take no events: %s; tried again", error)
+            node.nursery.start_soon(node.outbox.keep_trying)
         if node.links is None:  # another app may have been faster
-            node.links = Links(node.outbox, lambda: outbox.node, node.metrics, node.state_dir, node.nursery)
+            node.links = Links(node.outbox, lambda: node.outbox.node, node.metrics, node.state_dir, node.nursery)
     return node.links
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
+from edge_runtime.model.errors import DriverError, StoreUnavailable
 from edge_runtime.model.ports import Route, RouteSettings, Send
 from edge_runtime.observability.metrics import Metrics
 from edge_runtime.store.connection import location
@@ -16,6 +18,10 @@ from edge_runtime.store.database import Databases
 
 if TYPE_CHECKING:
     from edge_runtime.sync.forward import Outbox
+
+log: Final = logging.getLogger("dapr.runtime.outbox")
+
+_RETRY_S: Final = 10.0
 
 
 class NodeOutbox:
@@ -42,6 +48,22 @@ class NodeOutbox:
             if self._opened is None:
                 self._opened = await self._nursery.start(self._serve)
             return self._opened
+
+    @property
+    def node(self) -> str:
+        """Who this node is. Raises `StoreUnavailable` as long as the outbox cannot be opened."""
+        if self._opened is None:
+            raise StoreUnavailable("the outbox is not open, so this node does not know its own events")
+        return self._opened.node
+
+    async def keep_trying(self) -> None:
+        """Open it, when that failed: until it succeeds."""
+        while self._opened is None:
+            await trio.sleep(_RETRY_S)
+            try:
+                await self.get()
+            except DriverError as error:
+                log.debug("the outbox cannot be opened: %s", error)
 
     async def look(self) -> Outbox | None:
         """The outbox when there is one, open or on disk: none is made for who only looks."""

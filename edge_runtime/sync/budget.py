@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 DAY_S: Final = 86400.0
+_CONNECTION_BYTES: Final = 16384  # what a day needs beside a message: handshakes with certificates, heads, answers
 
 
 class Budget:
@@ -55,6 +56,10 @@ class Budget:
             return None
         self._turn_day(now)
         return max(self._per_day - self.spent, 0)
+
+    def fits(self, size: int) -> bool:
+        """Whether a message of `size` can cross within one day, when the whole day is for it alone."""
+        return not self._per_day or size + min(_CONNECTION_BYTES, self._per_day // 4) <= self._per_day
 
     def resets_in_s(self, now: float) -> float:
         """How long until the day is over; 0 when none has begun."""

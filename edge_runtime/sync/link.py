@@ -1,12 +1,16 @@
 """A cloud link: calls of another Dapr sidecar over a network that comes and goes.
 
-    window and budget allow it? ── no ──► waiting, out-of-budget
+    nobody has paused it, window and budget allow it? ── no ──► paused, waiting, out-of-budget
        └─ probe ── fails ──► down ── back-off, or the kernel tells of a change ──► probe
             └─ answers ──► up ── a call finds trouble, a change, nothing heard for an interval ──► probe
 
 Each time that the link is up has clients and connections of its own: nothing that hung survives. A call that fails is
 no proof: the probe decides whether the link is down (`Unreachable`) or only this call failed (`DriverError`).
 Only documented calls of Dapr's APIs go out.
+
+The pause before the next try is an eighth of the time that the link has been down: a short outage is over soon after
+it is over, a long one costs little. After a refused token a probe that says nothing about it makes the link no more
+than usable: it stays down, for those who look, until a call was taken.
 """
 
 from __future__ import annotations
@@ -25,8 +29,9 @@ from edge_runtime.model.errors import BodyTooLarge, DriverError, Unreachable
 from edge_runtime.model.http import Body, Header, Request
 from edge_runtime.net.connections import Origin
 from edge_runtime.net.http_client import ClientLimits, HttpClient, open_http_client
-from edge_runtime.net.route_changes import open_route_changes
+from edge_runtime.net.route_changes import RouteChanges, open_route_changes
 from edge_runtime.net.tunnels import Dialer
+from edge_runtime.sync.budget import Budget
 from edge_runtime.sync.link_settings import (
     Clocks,
     Ends,
@@ -36,7 +41,8 @@ from edge_runtime.sync.link_settings import (
     LinkState,
 )
 from edge_runtime.sync.meter import Meter, current_class
-from edge_runtime.sync.windows import look
+from edge_runtime.sync.supervise import supervised
+from edge_runtime.sync.windows import Now, look
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -50,6 +56,7 @@ logger: Final = logging.getLogger("dapr.runtime.link")
 PROBE_PATH: Final = b"/v1.0/healthz/outbound"
 # Needs the token, which the one above does not.
 TOKEN_PROBE_PATH: Final = b"/v1.0/metadata"
+_PAUSE_MOST_S: Final = 60.0
 _LOOK_S: Final = 15.0  # how often the clock on the wall is looked at, which may jump
 _SAFE: Final = "!$&'()*+,-.:;=@_~"
 
@@ -72,6 +79,7 @@ class _Session:
     def __init__(self, http: HttpClient, grpc: GrpcClient | None) -> None:
         self.http = http
         self.grpc = grpc
+        self.on_trial = False  # whether the token is good will be seen
         self.calls: set[trio.CancelScope] = set()
         self.over = trio.Event()
         self.probing = trio.Lock()
@@ -97,6 +105,9 @@ class Link:
         self.name = resource.name
         self.settings = settings
         self.state = LinkState("down", "not tried yet")
+        self.since = (clocks.wall(), time.monotonic())  # of the state
+        self.heard_at: tuple[float, float] | None = None  # the last answer, in this life of the process
+        self.paused = False
         self.listeners: list[Callable[[LinkState], None]] = []
         self._limits = settings.limits
         self._metrics = metrics
@@ -105,7 +116,11 @@ class Link:
         self._changed = trio.Event()
         self._session: _Session | None = None
         self._token_refused = False
-        self._backoff_s = 0.0
+        self._down_at: float | None = None
+        self._hurried = trio.Event()
+        self._tried = trio.Event()
+        self._probing: tuple[float, trio.CancelScope] | None = None
+        self._outside_until = 0.0
         self._ends = Ends(settings)
         self._fault = self._fault or self._ends.fault
         self._meter = Meter(resource, metrics, ledger, self._closed)
@@ -129,15 +144,22 @@ class Link:
         """Wait for the next change."""
         await self._changed.wait()
 
+    @property
+    def usable(self) -> bool:
+        """Calls go out: it is up, or a call is to show whether it is."""
+        return self.state.up or (self._session is not None and self._session.on_trial)
+
     async def until_up(self) -> None:
-        """Wait until the link is up."""
-        while not self.state.up:
+        """Wait until calls go out."""
+        while not self.usable:
             await self._changed.wait()
 
     def _set(self, state: LinkState) -> None:
         if state == self.state:
             return
         last, self.state = self.state, state
+        if state.name != last.name:
+            self.since = (self._clocks.wall(), time.monotonic())
         if state.name != last.name or last.reason == "not tried yet":
             self._metrics.changes.add((self.name, state.name))
             text = f": {state.reason}" if state.reason else ""
@@ -145,31 +167,104 @@ class Link:
         self._metrics.up.set(int(state.up), (self.name,))
         if not state.up and self._session is not None:
             self._session.end()
+        self._tell(state)
+
+    def _tell(self, state: LinkState) -> None:
         for listener in list(self.listeners):
-            listener(state)
+            try:
+                listener(state)
+            except Exception:  # a route's mistake must not stop the link and the other routes
+                logger.exception("cloud link %s: a route cannot follow its state", self.name)
         self._changed.set()
         self._changed = trio.Event()
+
+    # --- steered ----------------------------------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Nothing goes out until `resume`; calls in hand are broken off."""
+        self.paused = True
+        self._closed()
+        self._hurry()
+
+    def resume(self) -> None:
+        self.paused = False
+        self._hurry()
+
+    async def now(self, *, outside_window: bool = False) -> None:
+        """Ask the sidecar at once whether it is there; returns when that is known, or nothing may be asked.
+
+        With `outside_window` its windows count as open for a while.
+        """
+        if outside_window:
+            self._outside_until = trio.current_time() + self._limits.outside_window_s
+        tried, session = self._tried, self._session
+        with trio.move_on_after(self._limits.connect_timeout_s + self._limits.probe_timeout_s):
+            if session is not None and self.state.up:
+                await self._doubt(session, trio.current_time())
+                return
+            self._hurry()
+            await tried.wait()
+
+    def _hurry(self) -> None:
+        """Nobody waits for the end of a pause; a probe that hangs is given up."""
+        self._down_at = None
+        self._hurried.set()
+        if self._probing is not None:
+            began, scope = self._probing
+            scope.deadline = min(scope.deadline, max(trio.current_time(), began + self._limits.probe_least_s))
+
+    # --- kept -------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Keep the state until cancelled."""
         try:
-            while True:
-                pause_s = self._closed()
-                if pause_s is None:
-                    pause_s = await self._session_or_pause()
-                if pause_s:
-                    await self._rest(pause_s)
+            await supervised(self._serve, f"cloud link {self.name}", self._rest_after)
         finally:
             self._set(LinkState("down", "the link is closed"))
             self._meter.save(force=True)
+
+    def _rest_after(self, reason: str) -> None:
+        if reason:
+            self._set(LinkState("down", reason))
+
+    async def _serve(self) -> None:
+        async with open_route_changes() as changes, trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_network, changes)
+            while True:
+                self._hurried = trio.Event()
+                pause_s = self._closed()
+                if pause_s is None:
+                    pause_s = await self._session_or_pause()
+                self._note_try()
+                if pause_s:
+                    with trio.move_on_after(pause_s):
+                        await self._hurried.wait()
+
+    def _note_try(self) -> None:
+        self._tried.set()
+        self._tried = trio.Event()
+
+    async def _watch_network(self, changes: RouteChanges) -> None:
+        """The kernel tells of links, addresses and routes that come and go: is there still a way, or again?"""
+        while True:
+            await changes.wait()
+            session = self._session
+            if session is None:
+                if self.state.name == "down" and not self._fault:
+                    self._hurry()
+            elif not await self._dialer.can_reach(self._ends.http.origin, self._limits.reach_timeout_s):
+                self._fall(session, "the network has changed, and there is no way to the sidecar")
 
     def _closed(self) -> float | None:
         """How long the link may not be used, with its state set to why; None when it may."""
         if self._fault:
             self._set(LinkState("down", self._fault))
             return float("inf")
+        if self.paused:
+            self._set(LinkState("paused", "somebody has paused it; edge-runtime sync resume lets it go on"))
+            return float("inf")
         wall = self._clocks.wall()
-        window = look(self.settings.resource.windows, wall, self._clocks.local)
+        window = self.window()
         if not window.open:
             until = "" if window.changes_at is None else f", which opens at {self._hour(window.changes_at)}"
             self._set(LinkState("waiting", f"waits for its window{until}"))
@@ -181,42 +276,58 @@ class Link:
             return min(resets_s + 0.001, 3600.0)
         return None
 
+    def window(self) -> Now:
+        """Whether its windows let it be used now, and when that changes."""
+        wall = self._clocks.wall()
+        window = look(self.settings.resource.windows, wall, self._clocks.local)
+        left_s = self._outside_until - trio.current_time()
+        return window if window.open or left_s <= 0 else Now(True, wall + left_s)
+
+    @property
+    def budget(self) -> Budget:
+        return self._meter.budget
+
     def _hour(self, at: float) -> str:
         return time.strftime("%Y-%m-%d %H:%M", self._clocks.local(at))
-
-    async def _rest(self, pause_s: float) -> None:
-        """Nothing goes on. Waiting for the other end is cut short by a change of the network."""
-        if self.state.name != "down" or self._fault:
-            with trio.move_on_after(pause_s):
-                await trio.sleep_forever()
-            return
-        async with open_route_changes() as changes:
-            with trio.move_on_after(pause_s):
-                await changes.wait()
-                self._backoff_s = 0.0
 
     async def _session_or_pause(self) -> float:
         """One time of being up; how long to wait before the next is tried."""
         async with AsyncExitStack() as stack:
             session = await self._open_session(stack)
             reason = await self._probe(session)
+            if self._closed() is not None:
+                return 0.0
             if reason:
                 self._set(LinkState("down", reason))
-                return self._next_backoff_s()
+                return self._pause_s()
             self._session = session
-            self._backoff_s = 0.0
-            self._set(LinkState("up"))
             try:
+                self._begin(session)
                 await self._watch(session)
             finally:
                 session.end()
                 self._session = None
-        return 0.0 if self._closed() is not None else self._next_backoff_s()
+        return 0.0 if self._closed() is not None else self._pause_s()
 
-    def _next_backoff_s(self) -> float:
-        most_s = min(self.settings.resource.probe_s, 60.0)
-        self._backoff_s = min(max(self._backoff_s * 2, self._limits.first_backoff_s), most_s)
-        return self._backoff_s * (0.75 + 0.5 * self._clocks.chance())
+    def _begin(self, session: _Session) -> None:
+        if self._token_refused:
+            session.on_trial = True
+            self._tell(LinkState("up"))
+        else:
+            self._down_at = None
+            self._set(LinkState("up"))
+        self._note_try()
+
+    def _pause_s(self) -> float:
+        """An eighth of the time that it has been down, within limits."""
+        if self._hurried.is_set():
+            return 0.0
+        now = trio.current_time()
+        if self._down_at is None:
+            self._down_at = now
+        most_s = min(self.settings.resource.probe_s, _PAUSE_MOST_S)
+        pause_s = min(max((now - self._down_at) / 8, self._limits.first_backoff_s), most_s)
+        return pause_s * (0.75 + 0.5 * self._clocks.chance())
 
     async def _open_session(self, stack: AsyncExitStack) -> _Session:
         limits = self._limits
@@ -253,27 +364,18 @@ class Link:
     async def _watch(self, session: _Session) -> None:
         """Until the session is over."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch_network, session)
             nursery.start_soon(self._watch_clock, session)
             if not self.metered:
                 nursery.start_soon(self._watch_silence, session)
             await session.over.wait()
             nursery.cancel_scope.cancel()
 
-    async def _watch_network(self, session: _Session) -> None:
-        """The kernel tells of links, addresses and routes that come and go: is there still a way?"""
-        async with open_route_changes() as changes:
-            while True:
-                await changes.wait()
-                if not await self._dialer.can_reach(self._ends.http.origin, self._limits.reach_timeout_s):
-                    self._fall(session, "the network has changed, and there is no way to the sidecar")
-
     async def _watch_clock(self, session: _Session) -> None:
         """A window that closes, and a day's budget that is spent, end the session."""
         resource = self.settings.resource
         while resource.windows or resource.bytes_per_day:
             wall = self._clocks.wall()
-            window = look(resource.windows, wall, self._clocks.local)
+            window = self.window()
             pause_s = _LOOK_S if window.changes_at is None else min(max(window.changes_at - wall, 0.01), _LOOK_S)
             if not window.open or self._meter.budget.day_left(trio.current_time()) == 0:
                 self._closed()
@@ -293,8 +395,24 @@ class Link:
 
     def _fall(self, session: _Session, reason: str) -> None:
         if session is self._session and not session.over.is_set():
+            if session.on_trial:
+                session.on_trial = False
+                self._tell(LinkState("down", reason))
             self._set(LinkState("down", reason))
         session.end()
+
+    def _hear(self, session: _Session) -> None:
+        """Something came from the other end."""
+        session.heard_at = trio.current_time()
+        self.heard_at = (self._clocks.wall(), time.monotonic())
+
+    def _trust(self, session: _Session) -> None:
+        """A call was taken: so the token was."""
+        self._hear(session)
+        if session.on_trial and session is self._session:
+            session.on_trial = self._token_refused = False
+            self._down_at = None
+            self._set(LinkState("up"))
 
     async def _doubt(self, session: _Session, since: float) -> str:
         """Ask the sidecar whether it is there, once for all who doubt at the same time; why it is not."""
@@ -312,25 +430,30 @@ class Link:
         """Ask for its health; empty, or why the link is down."""
         path = TOKEN_PROBE_PATH if self._token_refused else PROBE_PATH
         token = current_class.set("probe")
+        began, limit_s = trio.current_time(), self._limits.probe_timeout_s
         try:
-            with trio.move_on_after(self._limits.probe_timeout_s):
+            with trio.move_on_at(began + limit_s) as scope:
+                self._probing = (began, scope)
                 answer = await self._exchange(session, Request("GET", self._ends.http.path + path, self._ends.headers))
                 return self._judge_probe(session, answer)
-            return f"no answer within {self._limits.probe_timeout_s:g} s"
+            return f"no answer within {round(min(scope.deadline - began, limit_s), 1):g} s"
         except DriverError as error:
             return str(error)
         finally:
+            self._probing = None
             current_class.reset(token)
 
     def _judge_probe(self, session: _Session, answer: Answer) -> str:
         if self._token_refused and answer.status == 401:
             return _TOKEN_REFUSED
-        # The first needs no token; the second an operator may have taken out of the API, as allow lists can.
+        # The first needs no token; the second an operator may have taken out of the API, as allow lists can: then it
+        # says nothing about the token.
         known = (403, 404) if self._token_refused else (401, 403)
         if _is_page(answer) or not (200 <= answer.status < 300 or answer.status in known):
             return f"the health check was answered {answer.status}{_excerpt(answer)}"
-        self._token_refused = False
-        session.heard_at = trio.current_time()
+        if answer.status < 300:
+            self._token_refused = False
+        self._hear(session)
         return ""
 
     async def admit(self, size: int) -> None:
@@ -376,7 +499,7 @@ class Link:
                     raise _Suspicion(f"answered {answer.status}{_excerpt(answer)}")
             except (_Suspicion, DriverError) as error:
                 await self._suspect(session, since, str(error), error)
-            session.heard_at = trio.current_time()
+            self._hear(session)
             return self._judge(session, answer)
 
     async def _suspect(self, session: _Session, since: float, what: str, error: Exception) -> NoReturn:
@@ -389,6 +512,7 @@ class Link:
     def _judge(self, session: _Session, answer: Answer) -> Answer:
         status = answer.status
         if 200 <= status < 300:
+            self._trust(session)
             return answer
         text = f"link {self.name}: answered {status}{_excerpt(answer)}"
         if status == 401:
@@ -396,18 +520,25 @@ class Link:
             self._fall(session, _TOKEN_REFUSED)
             raise Unreachable(f"link {self.name}: {_TOKEN_REFUSED}", code=status)
         if 400 <= status < 500 and status not in (407, 408, 425, 429) and _is_considered(answer):
+            self._trust(session)
             raise Refused(text, answer)
         raise DriverError(text, code=status)
 
     @asynccontextmanager
     async def _calling(self, size: int, kind: str) -> AsyncIterator[_Session]:
         """A session for one call, which ends with it when the link goes down."""
+        if not self._meter.budget.fits(size):
+            most = self.settings.resource.bytes_per_day
+            raise TooLarge(
+                f"link {self.name}: {size} bytes do not fit into a whole day's budget; the limit is"
+                f" spec.budget.bytesPerDay ({most}), of which connections need some; raise it, or send less at once"
+            )
         await self.admit(size)
         token = current_class.set(kind)
         outcome = "failed"
         try:
             session = self._session
-            if session is None or not self.state.up:
+            if session is None or not self.usable:
                 raise Unreachable(f"link {self.name} is {self.state.name}: {self.state.reason}")
             with session_scope(session) as scope:
                 yield session
@@ -445,7 +576,7 @@ class Link:
             except DriverError as error:
                 await self.judge_rpc(error, since)
                 raise
-            session.heard_at = trio.current_time()
+            self._trust(session)
             return reply.message
 
     @asynccontextmanager
@@ -463,7 +594,7 @@ class Link:
     def heard(self) -> None:
         """Something came from the other end."""
         if self._session is not None:
-            self._session.heard_at = trio.current_time()
+            self._trust(self._session)
 
     async def judge_rpc(self, error: DriverError, since: float) -> None:
         """Say what a failed gRPC call means, which began at `since`: raises `Unreachable` when the link is down."""
@@ -502,6 +633,12 @@ class Refused(DriverError):
     def __init__(self, message: str, answer: Answer | None, code: int | None = None) -> None:
         super().__init__(message, code=answer.status if answer is not None else code)
         self.answer = answer
+
+
+class TooLarge(DriverError):
+    """It can never cross this link as it is configured."""
+
+    permanent = True
 
 
 _TOKEN_REFUSED: Final = "the sidecar refuses the token (401); correct spec.token and reload"

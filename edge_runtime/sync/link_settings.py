@@ -16,7 +16,7 @@ from edge_runtime.net.tunnels import Proxy, parse_proxy
 from edge_runtime.net.urls import Url, parse_url
 from edge_runtime.observability.metrics import Metrics
 
-StateName = Literal["up", "down", "waiting", "out-of-budget"]
+StateName = Literal["up", "down", "waiting", "out-of-budget", "paused"]
 
 
 class LinkState(NamedTuple):
@@ -31,13 +31,19 @@ class LinkState(NamedTuple):
 
 
 class LinkLimits(NamedTuple):
-    """For how long things are waited for, how large an answer may be, and how many calls go on at once."""
+    """For how long things are waited for, how large an answer may be, and how many calls go on at once.
+
+    `probe_least_s`: a change of the network breaks no probe off that is younger. `outside_window_s`: so long a link may
+    be used outside its windows when somebody asks for it.
+    """
 
     connect_timeout_s: float = 10.0
     call_timeout_s: float = 15.0
     probe_timeout_s: float = 5.0
-    reach_timeout_s: float = 1.0
+    reach_timeout_s: float = 0.8
     first_backoff_s: float = 0.25
+    probe_least_s: float = 1.0
+    outside_window_s: float = 600.0
     answer_bytes_max: int = 16 * 2**20
     connections_max: int = 16
     keepalive_idle_s: float = 30.0

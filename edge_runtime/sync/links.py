@@ -12,7 +12,7 @@ import json
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
@@ -21,8 +21,11 @@ from edge_runtime.model.errors import DriverError
 from edge_runtime.model.ports import Outbox, PubSub
 from edge_runtime.observability.metrics import Metrics
 from edge_runtime.sync.link import Link
+from edge_runtime.sync.link_files import FOLDER, DayFile, PauseMark
+from edge_runtime.sync.link_routes import LinkRoute
 from edge_runtime.sync.link_settings import Clocks, LinkMetrics, LinkSettings, LinkState
 from edge_runtime.sync.remote import RemoteSidecar
+from edge_runtime.sync.supervise import PAUSES, describe, supervised
 from edge_runtime.sync.topics_up import TopicUpRoute, route_settings
 from edge_runtime.wire import cloudevents
 
@@ -63,6 +66,7 @@ class SharedLink:
         self._outbox = outbox
         self._node = node
         self._clocks = clocks
+        self.routes: list[LinkRoute] = []  # of every kind; who serves one puts it in, and takes it out
         self._ups = [TopicUpRoute(topic, self.remote, clocks.wall) for topic in link.settings.resource.topics_up]
 
     def forwards(self) -> dict[tuple[str, str], Forward]:
@@ -70,37 +74,53 @@ class SharedLink:
         return {(up.topic.pubsub, up.topic.topic): up.take for up in self._ups}
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
-        """Serve until the scope is cancelled. `started` is said once every route takes events."""
-        begun = False
+        """Serve until the scope is cancelled. `started` is said once every route that can be opened takes events."""
+        name = self.link.name
         try:
             with self.scope:
-                async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
-                    await self._open_routes(stack)
+                async with trio.open_nursery() as nursery:
+                    self.link.listeners.append(self._follow)
+                    for up in self._ups:
+                        self.routes.append(up)
+                        await nursery.start(self._serve_up, up)
                     task_status.started()
-                    begun = True
                     nursery.start_soon(self.link.run)
-                    nursery.start_soon(self._tell_apps)
+                    nursery.start_soon(supervised, self._tell_apps, f"cloud link {name}: topic {STATES_TOPIC}")
                     for down in self._downs():
-                        nursery.start_soon(down.run)
-        except Exception:
-            if not begun:
-                raise
-            logger.exception("cloud link %s has failed; a reload opens it again", self.link.name)
+                        self.routes.append(down)
+                        nursery.start_soon(supervised, down.run, f"cloud link {name}: {down.name}", down.failed)
         finally:
             self.closed.set()
 
-    async def _open_routes(self, stack: AsyncExitStack) -> None:
-        for up in self._ups:
-            settings = route_settings(self.link.name, up.topic)
-            up.route = await stack.enter_async_context(self._outbox.open_route(settings, up.send))
-        self.link.listeners.append(self._follow)
+    async def _serve_up(self, up: TopicUpRoute, *, task_status: trio.TaskStatus[None]) -> None:
+        """Keep the topic's route in the outbox open. While it cannot be, as on a full disk, publishes are refused."""
+        settings = route_settings(self.link.name, up.topic)
+        begun = False
+        pause_s = PAUSES.first_s
+        while True:
+            try:
+                async with self._outbox.open_route(settings, up.send) as up.route:
+                    up.follow(LinkState("up") if self.link.usable else self.link.state)
+                    if not begun:
+                        task_status.started()
+                        begun = True
+                    await trio.sleep_forever()
+            except Exception as error:  # each route for itself, whatever it is
+                up.fault = str(error) if isinstance(error, DriverError) else describe(error)
+                unexpected = None if isinstance(error, DriverError) else error
+                text = "cloud link %s: %s cannot be opened, its events are refused: %s; tried again in %.0f s"
+                logger.error(text, self.link.name, settings.name, up.fault, pause_s, exc_info=unexpected)
+            finally:
+                up.route = None
+            if not begun:
+                task_status.started()
+                begun = True
+            await trio.sleep(pause_s)
+            pause_s = min(pause_s * 2, PAUSES.most_s)
 
     def _follow(self, state: LinkState) -> None:
         for up in self._ups:
-            if state.up:
-                up.route.up()
-            else:
-                up.route.down(state.reason)
+            up.follow(state)
 
     def _downs(self) -> list[TopicDownRoute]:
         topics = self.link.settings.resource.topics_down
@@ -147,34 +167,6 @@ class SharedLink:
         )
 
 
-class DayFile:
-    """What a link has spent of its day, in a small file: read once, and written some dozens of times a day."""
-
-    def __init__(self, path: str, wall: Callable[[], float]) -> None:
-        self._path = path
-        self._wall = wall
-
-    def load(self) -> tuple[int, float]:
-        """A file that cannot be read says nothing; a clock that went back makes no new day."""
-        try:
-            with open(self._path, "rb") as file:
-                saved = json.loads(file.read(1000))
-            return int(saved["spent"]), max(self._wall() - float(saved["began"]), 0.0)
-        except (OSError, ValueError, KeyError, TypeError, OverflowError):
-            return 0, 0.0
-
-    def save(self, spent: int, day_age_s: float) -> None:
-        """Whole or not at all."""
-        text = json.dumps({"spent": spent, "began": round(self._wall() - day_age_s)})
-        try:
-            os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
-            with open(f"{self._path}.new", "w") as file:
-                file.write(text)
-            os.replace(f"{self._path}.new", self._path)
-        except OSError as error:
-            logger.warning("%s: cannot be written: %s", self._path, error.strerror)
-
-
 class Links:
     """The links of a node that are open."""
 
@@ -217,9 +209,21 @@ class Links:
     def _new(self, settings: LinkSettings) -> SharedLink:
         name = settings.resource.name
         # Names of links have no slash: config/documents.py.
-        day = DayFile(os.path.join(self._state_dir, "links", f"{name}.json"), self._clocks.wall)
+        day = DayFile(os.path.join(self._state_dir, FOLDER, f"{name}.json"), self._clocks.wall)
         link = Link(settings, self._metrics, day, self._clocks)
+        link.paused = PauseMark(self._state_dir, name).is_set()
         return SharedLink(link, self._outbox, self._node, self._clocks)
+
+    async def pause(self, name: str, paused: bool) -> None:
+        """Let a link rest, or go on, whoever has it open; on disk when it returns. Raises `StoreUnavailable`."""
+        await PauseMark(self._state_dir, name).set(paused)
+        for shared in self._open.values():
+            if shared.link.name != name:
+                continue
+            if paused:
+                shared.link.pause()
+            else:
+                shared.link.resume()
 
     async def _leave(self, shared: SharedLink, components: Mapping[str, LocalPubSub]) -> None:
         async with self._opening:

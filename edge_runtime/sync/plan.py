@@ -13,7 +13,7 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Container, Iterable, Mapping, Sequence
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Final, NamedTuple
 
 from edge_runtime.model.ports import Backoff
@@ -288,6 +288,14 @@ class Plan:
         """When the first pause is over."""
         return self._waiting[0][0] if self._waiting else None
 
+    def hurry(self) -> None:
+        """No pause is waited for any longer."""
+        waiting = [(sequence, name) for due, sequence, name in self._waiting if self._waits(name, due, sequence)]
+        self._waiting = [(0, sequence, name) for sequence, name in waiting]
+        heapify(self._waiting)
+        for _, name in waiting:
+            self._keys[name].due = 0
+
     def attempts(self) -> list[tuple[int, int]]:
         """(sequence, failed attempts) of the entries that have some."""
         return [(key.queue[0].sequence, key.attempts) for key in self._keys.values() if key.attempts and key.queue]
@@ -330,9 +338,13 @@ class Plan:
     def _wake(self, now: int) -> None:
         while self._waiting and self._waiting[0][0] <= now:
             due, sequence, name = heappop(self._waiting)
-            key = self._keys.get(name)
-            if key is not None and key.state is State.WAITING and key.due == due and key.queue[0].sequence == sequence:
-                self._apply(name, key, Event.DUE)
+            if self._waits(name, due, sequence):
+                self._apply(name, self._keys[name], Event.DUE)
+
+    def _waits(self, name: str, due: int, sequence: int) -> bool:
+        """Whether what stands in the heap still holds."""
+        key = self._keys.get(name)
+        return key is not None and key.state is State.WAITING and key.due == due and key.queue[0].sequence == sequence
 
     def _first_ready(self) -> tuple[Item, _Key] | None:
         while self._ready:

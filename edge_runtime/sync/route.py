@@ -15,7 +15,8 @@ from edge_runtime.sync.leavings import Leavings
 from edge_runtime.sync.payloads import Payloads
 from edge_runtime.sync.plan import Event, Item, Plan, PlanLimits, Verdict
 from edge_runtime.sync.room import make_room
-from edge_runtime.sync.shared import EntryTooLarge, RouteState, Shared
+from edge_runtime.sync.shared import EntryTooLarge, RouteState, Shared, report
+from edge_runtime.sync.supervise import supervised
 
 logger: Final = logging.getLogger("dapr.runtime.outbox")
 
@@ -71,6 +72,14 @@ class RouteEnd:
         self.is_up = False
         self._route.ends_changed(reason)
 
+    def hurry(self) -> None:
+        """Try again now what waits for its next try."""
+        self._route.hurry()
+
+    def report(self) -> dict[str, Any]:
+        """What waits, was given up and was dropped, in the words of the HTTP API."""
+        return report(self._route.state(), self._route.store.dropped())
+
     async def leave(self) -> None:
         """Nothing is sent through this end any more; what is being sent is broken off, and kept."""
         self.down("its driver has been closed")
@@ -111,6 +120,8 @@ class OpenRoute:
         self._reason = "its driver has not said that it is up"
         self._awake = trio.Event()
         self._appending = 0
+        self._appending_bytes = 0
+        self._broken = ""  # why nothing is sent, although an end is up
         self._all_appended = trio.Event()
         self._ended = False
         self._told = ""  # why nothing could be removed
@@ -161,6 +172,7 @@ class OpenRoute:
         self.entries += 1
         self.bytes += size
         self._appending += 1
+        self._appending_bytes += size
         try:
             sequence = await self.store.append(key, payload, priority, size, room)
         except BaseException:
@@ -170,6 +182,7 @@ class OpenRoute:
             raise
         finally:
             self._appending -= 1
+            self._appending_bytes -= size
             if not self._appending:
                 self._all_appended.set()
         for reason, heads in room.items():
@@ -246,7 +259,10 @@ class OpenRoute:
         """A driver has said that it is up or down, has come or gone."""
         plan = self._plan
         was_up = plan.is_up
-        if any(end.is_up for end in self.ends):
+        if self._broken:
+            plan.down()
+            self._reason = self._broken
+        elif any(end.is_up for end in self.ends):
             plan.up()
             if not was_up:
                 logger.info("outbox route %s is up, %d entries wait", self.name, self.entries)
@@ -270,14 +286,8 @@ class OpenRoute:
         """Send what waits, until the route is closed."""
         try:
             with self.scope:
-                async with trio.open_nursery() as nursery:
-                    self._nursery = nursery
-                    task_status.started()
-                    while True:
-                        self._awake = trio.Event()
-                        pause_s = await self._look()
-                        with trio.move_on_after(pause_s):
-                            await self._awake.wait()
+                task_status.started()
+                await supervised(self._serve, f"outbox route {self.name}", self._rest_after)
         finally:
             self._ended = True
             self._plan.down()
@@ -288,6 +298,49 @@ class OpenRoute:
                 self._shared.wake(winner)
             self.store.close()
             self.closed.set()
+
+    async def _serve(self) -> None:
+        if self._broken:
+            await self._begin_anew()
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            while True:
+                self._awake = trio.Event()
+                pause_s = await self._look()
+                with trio.move_on_after(pause_s):
+                    await self._awake.wait()
+
+    def _rest_after(self, reason: str) -> None:
+        """Of an error that nobody foresaw."""
+        if reason:
+            self._broken = reason
+            self._flushing = False
+            for winner in self._shared.turns.withdraw(self.store.id):
+                self._shared.wake(winner)
+            self.ends_changed(reason)
+
+    async def _begin_anew(self) -> None:
+        """Nothing in memory is believed any more: what is on disk is read again.
+
+        What was sent and not removed yet is sent again, under the same id.
+        """
+        with trio.move_on_after(self._limits.close_timeout_s):  # under load there may be no moment without one
+            await self._finish_appends()
+        standing = self.store.standing()
+        self.entries = standing.entries + self._appending
+        self.bytes = standing.bytes + self._appending_bytes
+        self.dead_entries = standing.dead_entries
+        self._oldest_at = standing.oldest_at
+        self._plan = Plan(self.store.base + 1, self.store.tail(), _plan_limits(self.settings))
+        self._payloads = Payloads(self.store, self._limits.payload_bytes_max)
+        self._leavings = Leavings(self.store)
+        self._flush_at = self._rest_at = self._expire_at = None
+        self._broken = ""
+        self.ends_changed("")
+
+    def hurry(self) -> None:
+        self._plan.hurry()
+        self.wake()
 
     async def _finish_appends(self) -> None:
         """Who opens the route next reads what there is once: nothing may come to the disk after that."""
@@ -579,6 +632,8 @@ class OpenRoute:
                 await self.store.remove(Removal(attempts=attempts), 0)
         except DriverError as error:
             logger.warning("outbox route %s: what was sent will be sent again: %s", self.name, error)
+        except Exception:
+            logger.exception("outbox route %s: what was sent will be sent again", self.name)
 
     async def _rest(self, now: int) -> None:
         """When it is quiet after removing: give space back, one bounded step at a time."""

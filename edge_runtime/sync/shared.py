@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from edge_runtime.model.errors import BadMetadata
 from edge_runtime.observability.metrics import Metrics
@@ -38,6 +38,18 @@ class RouteState(NamedTuple):
     in_flight: int
     oldest_age_s: float
     dead_entries: int
+
+
+def report(state: RouteState, dropped: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+    """A route in the words of the HTTP API; `dropped` has (entries, bytes) by reason."""
+    return {
+        "entries": state.entries,
+        "bytes": state.bytes,
+        "inFlight": state.in_flight,
+        "oldestAgeSeconds": round(state.oldest_age_s, 3) if state.entries else None,
+        "deadLetters": state.dead_entries,
+        "dropped": {reason: {"entries": count, "bytes": size} for reason, (count, size) in dropped.items()},
+    }
 
 
 class EntryTooLarge(BadMetadata):

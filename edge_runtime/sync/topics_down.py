@@ -1,8 +1,10 @@
 """Events of the other sidecar on their way down: a streaming subscription there, a durable publish here.
 
-An event is acknowledged after the local publish, one after the other, so order stays. What an edge node sent is known
-by its identity: a repeat is dropped, and so is what this very node once sent up. Nothing that came down goes up again:
-it is given to the broker itself, not to the publish of an app.
+An event is acknowledged after the local publish, one after the other, so order stays. One that cannot be published here
+now is held, unanswered, and tried again: nothing overtakes it, and if the stream ends meanwhile the other sidecar has
+not been told that it was taken. One that never can be is answered DROP: the rules of the other side say what becomes of
+it. What an edge node sent is known by its identity: a repeat is dropped, and so is what this very node once sent up.
+Nothing that came down goes up again: it is given to the broker itself, not to the publish of an app.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ logger: Final = logging.getLogger("dapr.runtime.link")
 
 PATH: Final = "/dapr.proto.runtime.v1.Dapr/SubscribeTopicEventsAlpha1"
 SUCCESS: Final = TopicEventResponse.SUCCESS
-RETRY: Final = TopicEventResponse.RETRY
+DROP: Final = TopicEventResponse.DROP
 _BACKOFF: Final = Backoff(0.5, 60.0)
 _RUNS_MAX: Final = 2048
 _TEXT_TYPES: Final = ("application/xml",)
@@ -49,6 +51,8 @@ PublishHere = Callable[[str, str, bytes], Awaitable[None]]
 class TopicDownRoute:
     """One topic's way down."""
 
+    kind: Final = "topicsDown"
+
     def __init__(self, topic: TopicDown, link: Link, publish: PublishHere, node: Callable[[], str]) -> None:
         self.topic = topic
         self._link = link
@@ -56,6 +60,36 @@ class TopicDownRoute:
         self._node = node
         self._receiver = Receiver(runs_max=_RUNS_MAX, nodes_max=256)
         self._pause_s = _BACKOFF.first_s
+        self.name = f"{topic.remote_pubsub}/{topic.remote_topic}"
+        self._subscribed = False
+        self._received = self._refused = 0
+        self._last_error = ""
+        self._hurried = trio.Event()
+
+    async def status(self) -> dict[str, Any]:
+        return {
+            "to": f"{self.topic.pubsub}/{self.topic.topic}",
+            "subscribed": self._subscribed,
+            "received": self._received,
+            "refused": self._refused,
+            "lastError": self._last_error,
+        }
+
+    async def dry_run(self, limit: int) -> dict[str, Any]:
+        """What comes down is known only when it comes."""
+        return {}
+
+    def hurry(self) -> None:
+        self._hurried.set()
+
+    def failed(self, reason: str) -> None:
+        """Told by who supervises the route."""
+        self._last_error = reason
+
+    async def _rest(self, pause_s: float) -> None:
+        self._hurried = trio.Event()
+        with trio.move_on_after(pause_s):
+            await self._hurried.wait()
 
     async def run(self) -> None:
         """Subscribe whenever the link is up, until cancelled."""
@@ -68,11 +102,14 @@ class TopicDownRoute:
                 continue  # the link says when there is more
             except DriverError as error:
                 topic = self.topic
+                self._last_error = str(error)
                 logger.warning(
                     "cloud link %s: topic %s of %s: %s; tried again in %.0f s",
                     self._link.name, topic.remote_topic, topic.remote_pubsub, error, self._pause_s,
                 )  # fmt: skip
-            await trio.sleep(self._pause_s * (0.8 + 0.4 * random.random()))
+            finally:
+                self._subscribed = False
+            await self._rest(self._pause_s * (0.8 + 0.4 * random.random()))
             self._pause_s = min(self._pause_s * 2, _BACKOFF.most_s)
 
     async def _subscribe(self, since: float) -> None:
@@ -103,6 +140,7 @@ class TopicDownRoute:
                 raise DriverError(f"an event is unreadable: {error}") from None
             if not response.HasField("event_message"):
                 self._pause_s = _BACKOFF.first_s
+                self._subscribed, self._last_error = True, ""
                 continue
             event = response.event_message
             status = await self._take(event)
@@ -113,20 +151,32 @@ class TopicDownRoute:
             await call.send_raw(False, SubscribeTopicEventsRequestAlpha1(event_processed=processed).SerializeToString())
 
     async def _take(self, event: TopicEventRequest) -> TopicEventResponse.TopicEventResponseStatus:
-        """Publish it here, unless it is a repeat or our own. RETRY when that cannot be."""
+        """Publish it here, unless it is a repeat or our own. Returns when that is done, or can never be."""
         topic = self.topic
         members = event_members(event, topic.pubsub, topic.topic)
         identity = identity_of(members)
-        if identity is not None and (identity.node == self._node() or self._receiver.seen(identity)):
-            return SUCCESS
-        try:
-            await self._publish(topic.pubsub, topic.topic, msgspec.json.encode(members))
-        except DriverError as error:
-            logger.warning("cloud link %s: topic %s of %s: %s", self._link.name, topic.topic, topic.pubsub, error)
-            await trio.sleep(_BACKOFF.first_s)  # the other broker may send it again at once
-            return RETRY
-        self._receiver.mark(identity)
-        return SUCCESS
+        data = msgspec.json.encode(members)
+        pause_s = _BACKOFF.first_s
+        while True:
+            try:
+                if identity is None or not (identity.node == self._node() or self._receiver.seen(identity)):
+                    await self._publish(topic.pubsub, topic.topic, data)
+                    self._receiver.mark(identity)
+                    self._received += 1
+                self._last_error = ""
+                return SUCCESS
+            except DriverError as error:
+                where = f"cloud link {self._link.name}: topic {topic.topic} of {topic.pubsub}"
+                if error.permanent:
+                    logger.warning("%s: event %s is refused for good: %s", where, event.id, error)
+                    self._last_error = str(error)
+                    self._refused += 1
+                    return DROP
+                if self._last_error != str(error):
+                    logger.warning("%s: event %s is held until it can be published: %s", where, event.id, error)
+                self._last_error = str(error)
+            await self._rest(pause_s)
+            pause_s = min(pause_s * 2, _BACKOFF.most_s)
 
 
 def event_members(event: TopicEventRequest, pubsub: str, topic: str) -> Mapping[str, Any]:

@@ -12,8 +12,9 @@ from typing import Any, Final
 
 from edge_runtime.config.links import TopicUp
 from edge_runtime.config.values import go_bool, go_duration_s
-from edge_runtime.model.errors import DriverError
+from edge_runtime.model.errors import DriverError, StoreUnavailable
 from edge_runtime.model.ports import Entry, EntryId, Route, RouteSettings
+from edge_runtime.sync.link_settings import LinkState
 from edge_runtime.sync.remote import RemoteSidecar
 from edge_runtime.wire import cloudevents
 
@@ -41,16 +42,46 @@ def route_settings(link: str, topic: TopicUp) -> RouteSettings:
 
 
 class TopicUpRoute:
-    """One topic's way up."""
+    """One topic's way up. Without its outbox route, which `fault` explains, nothing is taken."""
+
+    kind: Final = "topicsUp"
 
     def __init__(self, topic: TopicUp, remote: RemoteSidecar, now: Callable[[], float] = time.time) -> None:
         self.topic = topic
-        self.route: Route
+        self.name = f"{topic.pubsub}/{topic.topic}"
+        self.route: Route | None = None
+        self.fault = "its route in the outbox is not open yet"
         self._remote = remote
         self._now = now
 
+    def follow(self, state: LinkState) -> None:
+        """The link's state has changed."""
+        if self.route is None:
+            return
+        if state.up:
+            self.route.up()
+        else:
+            self.route.down(state.reason)
+
+    async def status(self) -> dict[str, Any]:
+        there = f"{self.topic.remote_pubsub}/{self.topic.remote_topic}"
+        if self.route is None:
+            return {"to": there, "lastError": self.fault}
+        return {"to": there, "lastError": "", **self.route.report()}
+
+    async def dry_run(self, limit: int) -> dict[str, Any]:
+        """Single entries are for `edge-runtime outbox show`: there may be millions."""
+        found = {} if self.route is None else self.route.report()
+        return {"entries": found.get("entries", 0), "bytes": found.get("bytes", 0)}
+
+    def hurry(self) -> None:
+        if self.route is not None:
+            self.route.hurry()
+
     async def take(self, data: bytes, metadata: Mapping[str, str]) -> None:
         """Durable when it returns. Raises `DriverError`."""
+        if self.route is None:
+            raise StoreUnavailable(f"the event cannot be kept for the cloud link: {self.fault}")
         key = next((value for name, value in metadata.items() if name.lower() == "partitionkey"), "")
         payload: dict[str, Any] = {"data": data}
         if metadata:

@@ -282,23 +282,12 @@ class Publisher:
     async def _forward_all(
         self, pubsub: str, topic: str, entries: list[BulkEntry], metadata: Mapping[str, str]
     ) -> tuple[list[BulkEntry], list[Failure]]:
-        """All at once and yet in order: each is on its way before the next one begins."""
+        """To one place after the other: what one has taken comes back in any order, and the next must not see that."""
         errors: dict[str, str] = {}
-
-        async def one(entry: BulkEntry) -> None:
-            try:
-                await self._forward(pubsub, topic, entry.data, {**metadata, **entry.metadata})
-            except DriverError as error:
-                errors[entry.entry_id] = str(error)
-
-        async with trio.open_nursery() as nursery:
-            for entry in entries:
-                nursery.start_soon(one, entry)
-                # The first may come back before the task has run, the second not.
-                await trio.lowlevel.checkpoint()
-                await trio.lowlevel.checkpoint()
-        kept = [entry for entry in entries if entry.entry_id not in errors]
-        return kept, [Failure(entry_id, error) for entry_id, error in errors.items()]
+        for forward in self.forwards.get((pubsub, topic), ()):
+            errors |= await _forward_in_order(forward, entries, metadata)
+            entries = [entry for entry in entries if entry.entry_id not in errors]
+        return entries, [Failure(entry_id, error) for entry_id, error in errors.items()]
 
     # --- refusals ---------------------------------------------------------------------------------------------------
 
@@ -310,6 +299,27 @@ class Publisher:
         if not binding.scopes.may_publish(topic):
             text = f"topic {topic} is not allowed for app id {self._app_id}"
             raise pubsub_error(Kind.PUBSUB_FORBIDDEN, binding.name, text, {"topic": topic, "error": text})
+
+
+async def _forward_in_order(
+    forward: Forward, entries: Sequence[BulkEntry], metadata: Mapping[str, str]
+) -> dict[str, str]:
+    """All at once and yet in order: each is on its way before the next one begins. The refusals."""
+    errors: dict[str, str] = {}
+
+    async def one(entry: BulkEntry) -> None:
+        try:
+            await forward(entry.data, {**metadata, **entry.metadata})
+        except DriverError as error:
+            errors[entry.entry_id] = str(error)
+
+    async with trio.open_nursery() as nursery:
+        for entry in entries:
+            nursery.start_soon(one, entry)
+            # The first may come back before the task has run, the second not.
+            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint()
+    return errors
 
 
 class _BulkAttempt:

@@ -70,3 +70,11 @@ def test_the_mean_holds_over_an_hour() -> None:
         sent += 12_345
     assert sent <= now * 5000 + 5000 + 12_345
     assert sent >= 3600 * 5000 * 0.99
+
+
+def test_what_no_day_has_room_for_is_known() -> None:
+    assert Budget(0, 0).fits(10**12)
+    budget = Budget(0, 100_000)
+    assert budget.fits(100_000 - 16384)
+    assert not budget.fits(100_000 - 16383)
+    assert Budget(0, 1000).fits(750)

@@ -534,3 +534,45 @@ async def test_a_closed_route_can_be_tidied(tmp_path: Path) -> None:
         assert world.outbox.states() == []
         with pytest.raises(DriverError, match="no route 'other'; there is cloud"):
             await world.outbox.drop("other")
+
+
+async def test_an_unforeseen_error_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("edge_runtime.sync.supervise.PAUSES", Backoff(0.01, 0.02))
+    end = OtherEnd()
+    async with open_world(tmp_path) as world, world.route(end) as route:
+        await fill(route, 5)
+        opened = world.outbox._routes["cloud"]
+        mistakes = [RuntimeError("a mistake"), RuntimeError("another")]
+        fill_window = opened._fill
+
+        def broken() -> None:
+            if mistakes:
+                raise mistakes.pop(0)
+            fill_window()
+
+        monkeypatch.setattr(opened, "_fill", broken)
+        opened.wake()
+        await until(lambda: "RuntimeError: a mistake" in route.state.reason)
+        await fill(route, 5, "other")
+        route.up()
+        assert not route.state.up
+        await end.wait_for(10)
+        await until(lambda: not route.backlog)
+        assert (route.state.up, route.state.bytes, mistakes) == (True, 0, [])
+        assert world.outbox.entries("cloud") == []
+    assert "outbox route cloud: an internal error: RuntimeError: another" in caplog.text
+
+
+async def test_a_hurried_route_waits_for_no_pause(tmp_path: Path) -> None:
+    end = OtherEnd()
+    end.failures = {b"%010d" % 0: [DriverError("busy")]}
+    async with open_world(tmp_path) as world, world.route(end, retry=Backoff(1e6, 1e6)) as route:
+        await fill(route, 2)
+        route.up()
+        await until(lambda: route.state.in_flight == 0 and end.tried)
+        assert route.report()["entries"] == 2
+        route.hurry()
+        await end.wait_for(2)
+        assert numbers(end.payloads) == [0, 1]

@@ -14,6 +14,7 @@ import trio.testing
 
 from edge_runtime.config.links import CloudLink, Window
 from edge_runtime.model.errors import DriverError, EtagInvalid, EtagMismatch, Unreachable
+from edge_runtime.model.ports import Backoff
 from edge_runtime.observability.metrics import Metrics, render
 from edge_runtime.sync.link import Link, Refused
 from edge_runtime.sync.link_settings import Clocks, LinkLimits, LinkMetrics, LinkSettings
@@ -60,6 +61,14 @@ class Opened:
         with trio.fail_after(10):
             async for state in self.link.changes():
                 if state.name == name and state.reason != "not tried yet":
+                    return state.reason
+        raise AssertionError
+
+    async def state_with(self, text: str) -> str:
+        """Wait for a reason."""
+        with trio.fail_after(10):
+            async for state in self.link.changes():
+                if text in state.reason:
                     return state.reason
         raise AssertionError
 
@@ -214,6 +223,118 @@ async def test_a_refused_token_is_asked_about_with_the_token() -> None:
         await until(lambda: metadata in opened.far.targets())
         assert "refuses the token" in opened.link.state.reason
         opened.far.answers[metadata] = (200, b"{}")
+        await opened.state("up")
+
+
+async def test_an_unseen_token_is_on_trial_and_flaps_not() -> None:
+    """An allow list hides the metadata, so only a call can show whether the token is good."""
+    metadata = b"/base/v1.0/metadata"
+    async with open_link({PUBLISH: (401, b""), metadata: (404, b"")}, probe_s=0.02) as opened:
+        seen: list[str] = []
+        opened.link.listeners.append(lambda state: seen.append(state.name))
+        await opened.state("up")
+        for _ in range(4):
+            await opened.link.until_up()
+            with pytest.raises(Unreachable, match="refuses the token"):
+                await opened.remote.publish("p", "t", b"", "text/plain", {})
+            assert "refuses the token" in opened.link.state.reason
+        assert 'dapr_edge_link_changes_total{link="cloud",state="up"} 1' in render((opened.metrics,))
+        await opened.link.until_up()
+        assert not opened.link.state.up
+        opened.far.answers[PUBLISH] = (204, b"")
+        await opened.remote.publish("p", "t", b"", "text/plain", {})
+        assert opened.link.state.up
+        assert seen[-1] == "up"
+
+
+async def test_pauses_grow_with_the_outage(autojump_clock: trio.testing.MockClock) -> None:
+    link = Link(
+        LinkSettings(CloudLink("cloud", "http://127.0.0.1:9")),
+        LinkMetrics(Metrics()),
+        None,
+        Clocks(chance=lambda: 0.5),
+    )
+    pauses = []
+    for down_s in (0, 4, 76, 10_000):
+        await trio.sleep(down_s)
+        pauses.append(link._pause_s())
+    assert pauses == [0.25, 0.5, 10.0, 30.0]
+    link._hurry()
+    assert link._pause_s() == 0
+    link._hurried = trio.Event()
+    assert link._pause_s() == 0.25
+
+
+async def test_a_paused_link_does_nothing() -> None:
+    async with open_link({PUBLISH: None}) as opened:
+        await opened.state("up")
+        async with trio.open_nursery() as nursery:
+
+            async def call() -> None:
+                with pytest.raises(Unreachable, match="link cloud is paused"):
+                    await opened.link.call("GET", "v1.0/publish/p/t", timeout_s=60)
+
+            nursery.start_soon(call)
+            await trio.testing.wait_all_tasks_blocked()
+            opened.link.pause()
+        assert opened.link.state.name == "paused"
+        count = len(opened.far.app.seen)
+        await opened.link.now()
+        assert (opened.link.state.name, len(opened.far.app.seen)) == ("paused", count)
+        opened.link.resume()
+        await opened.state("up")
+
+
+async def test_now_waits_for_no_pause() -> None:
+    async with open_link(probe_s=60, clocks=Clocks(chance=lambda: 1e9)) as opened:
+        await opened.state("up")
+        assert opened.link._session is not None
+        opened.link._fall(opened.link._session, "unplugged")
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.fail_after(10):
+            await opened.link.now()
+        assert opened.link.state.up
+        count = len(opened.far.app.seen)
+        await opened.link.now()
+        assert len(opened.far.app.seen) == count + 1
+
+
+async def test_now_may_open_a_window() -> None:
+    wall = Wall()
+    async with open_link(windows=(Window(frozenset({3}), 13 * 60, 14 * 60),), clocks=wall.clocks()) as opened:
+        await opened.state("waiting")
+        await opened.link.now()
+        assert opened.link.state.name == "waiting"
+        await opened.link.now(outside_window=True)
+        assert opened.link.state.up
+        assert opened.link.window().changes_at == pytest.approx(wall.at + 600, abs=5)
+
+
+async def test_a_call_beyond_the_day_s_budget_is_given_up() -> None:
+    async with open_link({PUBLISH: (204, b"")}, bytes_per_day=20_000) as opened:
+        await opened.state("up")
+        with pytest.raises(DriverError, match=r"spec\.budget\.bytesPerDay \(20000\)") as caught:
+            await opened.remote.publish("p", "t", b"x" * 20_001, "text/plain", {})
+        assert caught.value.permanent
+        await opened.remote.publish("p", "t", b"x" * 10_000, "text/plain", {})
+
+
+async def test_an_unforeseen_error_is_outlived(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_runtime.sync.supervise.PAUSES", Backoff(0.01, 0.02))
+    failures = [RuntimeError("a mistake")]
+    async with open_link() as opened:
+        await opened.state("up")
+        watch = opened.link._watch
+
+        async def broken(session: Any) -> None:
+            if failures:
+                raise failures.pop()
+            await watch(session)
+
+        monkeypatch.setattr(opened.link, "_watch", broken)
+        assert opened.link._session is not None
+        opened.link._fall(opened.link._session, "unplugged")
+        assert "RuntimeError: a mistake" in await opened.state_with("internal error")
         await opened.state("up")
 
 

@@ -14,15 +14,16 @@ import trio.testing
 from google.protobuf.json_format import ParseDict
 
 from edge_runtime.config.links import CloudLink, TopicDown, TopicUp
-from edge_runtime.model.errors import DriverError, Overloaded
+from edge_runtime.model.errors import BadMetadata, DriverError, Overloaded, StoreUnavailable
 from edge_runtime.model.ports import Entry, EntryId, RouteSettings, Send
 from edge_runtime.observability.metrics import Metrics
 from edge_runtime.proto.dapr.proto.runtime.v1.appcallback_pb2 import TopicEventRequest
 from edge_runtime.sync.link import Link
+from edge_runtime.sync.link_files import DayFile
 from edge_runtime.sync.link_settings import Clocks, LinkMetrics, LinkSettings, LinkState
-from edge_runtime.sync.links import DayFile, Links
+from edge_runtime.sync.links import Links
 from edge_runtime.sync.remote import RemoteSidecar
-from edge_runtime.sync.topics_down import RETRY, SUCCESS, TopicDownRoute, event_members
+from edge_runtime.sync.topics_down import DROP, SUCCESS, TopicDownRoute, event_members
 from edge_runtime.sync.topics_up import Expired, TopicUpRoute, route_settings
 from edge_runtime.wire import cloudevents
 from tests.brokers import until
@@ -228,14 +229,66 @@ async def test_repeats_and_own_events_are_dropped(autojump_clock: trio.testing.M
     down = TopicDownRoute(TopicDown("kafka", "x", "pubsub", "todo"), idle_link(), here.publish, lambda: "me")
     other = message(b"1", "application/json", {"edgenode": "other", "edgeepoch": "1", "edgesequence": "5"})
     mine = message(b"1", "application/json", {"edgenode": "me", "edgeepoch": "1", "edgesequence": "5"})
-    here.failure = DriverError("disk full")
-    assert await down._take(other) == RETRY
-    here.failure = None
     assert [await down._take(event) for event in (other, other, mine)] == [SUCCESS] * 3
     assert len(here.published) == 1
     assert here.published[0][2]["edgenode"] == "other"
     assert await down._take(message(b"1", "")) == await down._take(message(b"1", "")) == SUCCESS
     assert len(here.published) == 3
+
+
+def down_route(here: Here) -> TopicDownRoute:
+    return TopicDownRoute(TopicDown("kafka", "x", "pubsub", "todo"), idle_link(), here.publish, lambda: "me")
+
+
+async def test_what_cannot_be_published_now_is_held(autojump_clock: trio.testing.MockClock) -> None:
+    """An answer would let later events overtake it."""
+    here = Here()
+    here.failure = DriverError("disk full")
+    down = down_route(here)
+    answers: list[Any] = []
+
+    async def take() -> None:
+        answers.append(await down._take(message(b"1", "application/json")))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take)
+        await trio.sleep(3600)
+        assert answers == []
+        assert (await down.status())["lastError"] == "disk full"
+        here.failure = None
+        down.hurry()
+        await trio.testing.wait_all_tasks_blocked()
+        assert answers == [SUCCESS]
+    assert (await down.status())["lastError"] == ""
+    assert (await down.status())["received"] == 1
+
+
+async def test_what_never_can_be_published_is_dropped() -> None:
+    here = Here()
+    here.failure = BadMetadata("too large")
+    down = down_route(here)
+    assert await down._take(message(b"1", "application/json")) == DROP
+    assert ((await down.status())["refused"], (await down.status())["lastError"]) == (1, "too large")
+
+
+async def test_a_node_that_does_not_know_itself_holds_what_may_be_its_own(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    here = Here()
+    known = trio.Event()
+
+    def node() -> str:
+        if not known.is_set():
+            raise DriverError("not open yet")
+        return "me"
+
+    down = TopicDownRoute(TopicDown("kafka", "x", "pubsub", "todo"), idle_link(), here.publish, node)
+    mine = message(b"1", "application/json", {"edgenode": "me", "edgeepoch": "1", "edgesequence": "5"})
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(down._take, mine)
+        await trio.sleep(10)
+        known.set()
+    assert here.published == []
 
 
 # --- shared by apps ---------------------------------------------------------------------------------------------------
@@ -265,9 +318,12 @@ class Component(NamedTuple):
 class FakeOutbox:
     def __init__(self) -> None:
         self.open: list[FakeRoute] = []
+        self.failures: dict[str, list[Exception]] = {}
 
     @asynccontextmanager
     async def open_route(self, settings: RouteSettings, send: Send) -> AsyncIterator[FakeRoute]:
+        if self.failures.get(settings.name):
+            raise self.failures[settings.name].pop()
         route = FakeRoute()
         self.open.append(route)
         try:
@@ -302,6 +358,38 @@ async def test_apps_share_a_link_while_one_has_it(tmp_path: Path, nursery: trio.
     assert outbox.open == []
 
 
+@pytest.mark.parametrize("error", [StoreUnavailable("the disk is full"), RuntimeError("the disk is full")])
+async def test_a_route_that_cannot_be_opened_stops_no_other(
+    tmp_path: Path, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, error: Exception
+) -> None:
+    outbox = FakeOutbox()
+    outbox.failures["link/cloud/pubsub/a"] = [error, error]
+    ups = tuple(TopicUp("pubsub", topic, "kafka", topic) for topic in "ab")
+    links = Links(outbox, lambda: "me", Metrics(), str(tmp_path), nursery)
+    settings = LinkSettings(CloudLink("cloud", "http://127.0.0.1:9", topics_up=ups), fault="no secret")
+    async with links.join(settings, {}) as shared:
+        forwards = shared.forwards()
+        await forwards["pubsub", "b"](EVENT, {})
+        with pytest.raises(StoreUnavailable, match="the event cannot be kept for the cloud link: .*the disk is full"):
+            await forwards["pubsub", "a"](EVENT, {})
+        assert "the disk is full" in (await shared.routes[0].status())["lastError"]
+        await trio.sleep(10)
+        await forwards["pubsub", "a"](EVENT, {})
+        assert [route.states for route in outbox.open] == [["not tried yet", "no secret"], ["no secret"]]
+
+
+async def test_a_broken_listener_stops_nobody() -> None:
+    link = idle_link()
+    seen: list[LinkState] = []
+
+    def broken(state: LinkState) -> None:
+        raise RuntimeError("a mistake")
+
+    link.listeners += [broken, seen.append]
+    link._set(LinkState("up"))
+    assert seen == [("up", "")]
+
+
 async def test_states_are_told_once_for_all_apps(tmp_path: Path, nursery: trio.Nursery) -> None:
     outbox = FakeOutbox()
     links = Links(outbox, lambda: "me", Metrics(), str(tmp_path), nursery, Clocks(lambda: 1e9))
@@ -314,7 +402,7 @@ async def test_states_are_told_once_for_all_apps(tmp_path: Path, nursery: trio.N
         assert topic == "edge.links"
         assert (event["type"], event["source"]) == ("io.edge-runtime.link.state", "edge-runtime/links/cloud")
         assert event["data"] == {"link": "cloud", "state": "down", "reason": "no secret"}
-        assert outbox.open[0].states == ["no secret"]
+        assert outbox.open[0].states[-1] == "no secret"
 
 
 def test_a_route_follows_its_link() -> None:

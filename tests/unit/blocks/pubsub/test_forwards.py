@@ -89,3 +89,20 @@ async def test_a_batch_that_is_refused_whole_is_not_tried() -> None:
     failures: list[Any] = await publisher.bulk_publish("pubsub", "orders", entries(2))
     assert len(failures) == 2
     assert broker.published == []
+
+
+async def test_a_second_place_sees_the_order_of_the_publish(autojump_clock: trio.testing.MockClock) -> None:
+    """Also when the first one takes the last entry soonest, and refuses one."""
+
+    class Backwards(Elsewhere):
+        async def take(self, data: bytes, metadata: Mapping[str, str]) -> None:
+            await super().take(data, metadata)
+            await trio.sleep(100 - len(self.taken))
+
+    broker, one, two = FakeBroker(), Backwards(b"<7>"), Elsewhere(b"<3>")
+    publisher = forwarding(broker, one, two)
+    failures = await publisher.bulk_publish("pubsub", "orders", entries(20))
+    kept = [n for n in range(20) if n not in (3, 7)]
+    assert [int(metadata.get("k", 0)) for _, metadata in two.taken] == kept
+    assert [int(metadata.get("k", 0)) for _, metadata in one.taken] == [n for n in range(20) if n != 7]
+    assert {failure.entry_id for failure in failures} == {"3", "7"}
