@@ -99,7 +99,7 @@ async def test_a_second_place_sees_the_order_of_the_publish(autojump_clock: trio
             await super().take(data, metadata)
             await trio.sleep(100 - len(self.taken))
 
-    broker, one, two = FakeBroker(), Backwards(b"<7>"), Elsewhere(b"<3>")
+    broker, one, two = FakeBroker(), Backwards(rb"\u003c7\u"), Elsewhere(rb"\u003c3\u")
     publisher = forwarding(broker, one, two)
     failures = await publisher.bulk_publish("pubsub", "orders", entries(20))
     kept = [n for n in range(20) if n not in (3, 7)]
