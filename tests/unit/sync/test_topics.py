@@ -370,7 +370,7 @@ async def test_a_route_that_cannot_be_opened_stops_no_other(
     async with links.join(settings, {}) as shared:
         forwards = shared.forwards()
         await forwards["pubsub", "b"](EVENT, {})
-        with pytest.raises(StoreUnavailable, match="the event cannot be kept for the cloud link: .*the disk is full"):
+        with pytest.raises(StoreUnavailable, match=r"the event cannot be kept for the cloud link: .*the disk is full"):
             await forwards["pubsub", "a"](EVENT, {})
         assert "the disk is full" in (await shared.routes[0].status())["lastError"]
         await trio.sleep(10)
