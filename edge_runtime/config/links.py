@@ -39,6 +39,23 @@ _TIME: Final = 'a time of day such as "01:30", in quotes, from "00:00" to "24:00
 _DAYS: Final = 'days such as "mon-fri", "sat,sun" or "daily"'
 
 
+class QueueLimits(NamedTuple):
+    """What may wait on a route, what goes first, and what happens when that is too much."""
+
+    priority: int = 4
+    bytes_max: int = 64 * 2**20
+    age_max_s: float = 7 * 86400.0
+    when_full: WhenFull = "refuse"
+
+
+class AnswerLimits(NamedTuple):
+    """What is kept of the answers to a route's queued calls, and for how long; of one answer `body_bytes_max`."""
+
+    bytes_max: int = 16 * 2**20
+    age_max_s: float = 7 * 86400.0
+    body_bytes_max: int = 64 * 2**10
+
+
 class TopicUp(NamedTuple):
     """What local apps publish to `topic` goes to the far sidecar as well."""
 
@@ -88,14 +105,22 @@ class SecretsRoute(NamedTuple):
 
 
 class InvocationRoute(NamedTuple):
+    """The app of this id, or of `<id>.<namespace>`, is called on the other side. `queued`: calls may ask to wait."""
+
     app_id: str
-    queued: bool
+    queued: bool = False
+    queue: QueueLimits = QueueLimits()
+    answers: AnswerLimits = AnswerLimits()
 
 
 class BindingRoute(NamedTuple):
+    """The output binding `name` is `remote_name` of the other side. `queued`: all its calls wait for their turn."""
+
     name: str
     remote_name: str
-    queued: bool
+    queued: bool = False
+    queue: QueueLimits = QueueLimits()
+    answers: AnswerLimits = AnswerLimits()
 
 
 class Window(NamedTuple):
@@ -136,7 +161,6 @@ class CloudLink(NamedTuple):
         """The fields under `routes` that are read and checked, and do nothing yet."""
         later = {
             "state": self.state,
-            "invocation": self.invocation,
             "bindings": self.bindings,
         }
         return tuple(name for name, routes in later.items() if routes)
@@ -172,14 +196,8 @@ def read_cloud_link(root: Table, notes: list[str]) -> CloudLink:
             SecretsRoute(_name(one, "remoteStore"), _positive_s(one, "maxAge", 86400.0))
             for one in routes.each("secrets", ("remoteStore", "maxAge"))
         ),
-        tuple(
-            InvocationRoute(_name(one, "appID"), one.flag("queued", False))
-            for one in routes.each("invocation", ("appID", "queued"))
-        ),
-        tuple(
-            BindingRoute(_name(one, "name"), one.text("remoteName") or one.text("name"), one.flag("queued", False))
-            for one in routes.each("bindings", ("name", "remoteName", "queued"))
-        ),
+        tuple(_invocation(routes)),
+        tuple(_bindings(routes)),
         head.secret_store,
         head.namespace,
         head.scopes,
@@ -338,27 +356,84 @@ def parse_days(text: str) -> frozenset[int]:
 def _topics_up(routes: Fields) -> Iterator[TopicUp]:
     seen: set[tuple[str, str]] = set()
     for one in routes.each("topicsUp", ("pubsub", "topic", "remotePubsub", "remoteTopic", "priority", "limits")):
-        limits = one.fields("limits", ("size", "age", "whenFull"))
         pubsub, topic = _name(one, "pubsub"), _name(one, "topic")
         if (pubsub, topic) in seen:
             raise one.wrong("topic", f"a topic of {pubsub} that no earlier entry of topicsUp has; remove one of them")
         seen.add((pubsub, topic))
-        priority = one.integer("priority", 4)
-        if not 0 <= priority <= 9:
-            raise one.wrong("priority", "a whole number from 0 to 9")
-        size = _size(limits, "size", 64 * 2**20)
-        if not size:
-            raise limits.wrong("size", "a size above zero such as 64Mi")
+        remote_pubsub, remote_topic = one.text("remotePubsub") or pubsub, one.text("remoteTopic") or topic
+        limits = _queue_limits(one)
         yield TopicUp(
             pubsub,
             topic,
-            one.text("remotePubsub") or pubsub,
-            one.text("remoteTopic") or topic,
-            priority,
-            size,
-            _positive_s(limits, "age", 7 * 86400.0),
-            cast(WhenFull, _choice(limits, "whenFull", _WHEN_FULL, "refuse")),
+            remote_pubsub,
+            remote_topic,
+            limits.priority,
+            limits.bytes_max,
+            limits.age_max_s,
+            limits.when_full,
         )
+
+
+def _queue_limits(one: Fields) -> QueueLimits:
+    """`priority` and `limits` of a route whose entries wait."""
+    limits = one.fields("limits", ("size", "age", "whenFull"))
+    priority = one.integer("priority", 4)
+    if not 0 <= priority <= 9:
+        raise one.wrong("priority", "a whole number from 0 to 9")
+    return QueueLimits(
+        priority,
+        _positive_size(limits, "size", 64 * 2**20, "64Mi"),
+        _positive_s(limits, "age", 7 * 86400.0),
+        cast(WhenFull, _choice(limits, "whenFull", _WHEN_FULL, "refuse")),
+    )
+
+
+def _positive_size(fields: Fields, name: str, default: int, example: str) -> int:
+    size = _size(fields, name, default)
+    if not size:
+        raise fields.wrong(name, f"a size above zero such as {example}")
+    return size
+
+
+def _answer_limits(one: Fields) -> AnswerLimits:
+    answers = one.fields("answers", ("size", "age", "body"))
+    return AnswerLimits(
+        _positive_size(answers, "size", 16 * 2**20, "16Mi"),
+        _positive_s(answers, "age", 7 * 86400.0),
+        _size(answers, "body", 64 * 2**10),
+    )
+
+
+def _queued(one: Fields) -> bool:
+    """Whether calls of the route may wait. Limits without that would promise what does not happen."""
+    queued = one.flag("queued", False)
+    for name in ("priority", "limits", "answers"):
+        if name in one and not queued:
+            raise one.wrong(name, f"queued: true beside it: {name} is for calls that wait")
+    return queued
+
+
+def _invocation(routes: Fields) -> Iterator[InvocationRoute]:
+    seen: set[str] = set()
+    for one in routes.each("invocation", ("appID", "queued", "priority", "limits", "answers")):
+        app_id = _name(one, "appID")
+        name, dot, namespace = app_id.partition(".")
+        if not name or "/" in app_id or "." in namespace or (dot and not namespace):
+            raise one.wrong("appID", "an app id such as billing, or billing.production with its namespace")
+        if app_id in seen:
+            raise one.wrong("appID", "an app id that no earlier entry of invocation has; remove one of them")
+        seen.add(app_id)
+        yield InvocationRoute(app_id, _queued(one), _queue_limits(one), _answer_limits(one))
+
+
+def _bindings(routes: Fields) -> Iterator[BindingRoute]:
+    seen: set[str] = set()
+    for one in routes.each("bindings", ("name", "remoteName", "queued", "priority", "limits", "answers")):
+        name = _name(one, "name")
+        if name in seen:
+            raise one.wrong("name", "a name that no earlier entry of bindings has; remove one of them")
+        seen.add(name)
+        yield BindingRoute(name, one.text("remoteName") or name, _queued(one), _queue_limits(one), _answer_limits(one))
 
 
 def _topics_down(routes: Fields) -> Iterator[TopicDown]:
@@ -412,11 +487,13 @@ def _keys(fields: Fields, name: str, default: str) -> str:
 
 __all__ = [
     "ALL_DAYS",
+    "AnswerLimits",
     "BindingRoute",
     "CloudLink",
     "ConfigurationRoute",
     "FieldError",
     "InvocationRoute",
+    "QueueLimits",
     "SecretsRoute",
     "StateRoute",
     "TopicDown",

@@ -66,6 +66,7 @@ class Kind(enum.Enum):
     INVOKE_NO_APP_ID = enum.auto()
     INVOKE_DENIED = enum.auto()
     INVOKE_FAILED = enum.auto()
+    INVOKE_NOT_QUEUED = enum.auto()
     # Secrets
     SECRET_STORES_NOT_CONFIGURED = enum.auto()
     SECRET_STORE_NOT_FOUND = enum.auto()
@@ -82,6 +83,7 @@ class Kind(enum.Enum):
     # What waits to be sent
     EDGE_OUTBOX_ROUTE_NOT_FOUND = enum.auto()
     EDGE_OUTBOX = enum.auto()
+    EDGE_INVOCATION_NOT_FOUND = enum.auto()
     # Blocks that answer "not configured" until their driver exists
     LOCK_STORE_NOT_CONFIGURED = enum.auto()
     LOCK_STORE_NOT_FOUND = enum.auto()

@@ -15,6 +15,7 @@ from edge_runtime.blocks.pubsub.publish import Forward
 from edge_runtime.config.links import CloudLink
 from edge_runtime.config.references import Surroundings, resolve_items
 from edge_runtime.model.errors import DriverError
+from edge_runtime.runtime.link_calls import open_calls
 from edge_runtime.runtime.link_pull import open_pull
 from edge_runtime.sync.link_settings import LinkSettings
 from edge_runtime.sync.links import Links, SharedLink
@@ -58,6 +59,7 @@ async def open_links(
             await stack.enter_async_context(open_pull(linked, shared, resource))
             _say_what_has_no_effect(resource, pubsubs)
         linked.blocks.publisher.forwards = forwards
+        open_calls(linked, opened)
         yield opened
 
 
@@ -92,7 +94,7 @@ async def _settings(resource: CloudLink, around: Surroundings) -> LinkSettings:
 def _say_what_has_no_effect(resource: CloudLink, pubsubs: Mapping[str, PubSubBinding]) -> None:
     if resource.without_effect:
         log.warning(
-            "%s: CloudLink %r: routes.%s: read and checked, without effect yet; topicsUp and topicsDown take effect",
+            "%s: CloudLink %r: routes.%s: read and checked, without effect yet",
             resource.source,
             resource.name,
             ", routes.".join(resource.without_effect),

@@ -25,8 +25,8 @@ from urllib.parse import quote
 
 import trio
 
-from edge_runtime.model.errors import BodyTooLarge, DriverError, Unreachable
-from edge_runtime.model.http import Body, Header, Request
+from edge_runtime.model.errors import BodyTooLarge, DriverError, Overloaded, Unreachable
+from edge_runtime.model.http import Body, Header, Request, Response
 from edge_runtime.net.connections import Origin
 from edge_runtime.net.http_client import ClientLimits, HttpClient, open_http_client
 from edge_runtime.net.route_changes import RouteChanges, open_route_changes
@@ -41,13 +41,15 @@ from edge_runtime.sync.link_settings import (
     LinkState,
 )
 from edge_runtime.sync.meter import Meter, current_class
+from edge_runtime.sync.passing import PacedBody, PassedAnswer, says_token_refused
 from edge_runtime.sync.supervise import supervised
 from edge_runtime.sync.windows import Now, look
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-    from edge_runtime.net.grpc.client import ClientCall, GrpcClient
+    from edge_runtime.net.grpc.client import ClientCall, GrpcClient, Reply
+    from edge_runtime.net.http2 import Stream
 
     M = TypeVar("M", bound=Message)
 
@@ -57,6 +59,8 @@ PROBE_PATH: Final = b"/v1.0/healthz/outbound"
 # Needs the token, which the one above does not.
 TOKEN_PROBE_PATH: Final = b"/v1.0/metadata"
 _PAUSE_MOST_S: Final = 60.0
+# Statuses that somebody between may have said, who has not asked for the token.
+_PROVE_NOTHING: Final = (401, 403, 407, 502, 503, 504)
 _LOOK_S: Final = 15.0  # how often the clock on the wall is looked at, which may jump
 _SAFE: Final = "!$&'()*+,-.:;=@_~"
 
@@ -76,10 +80,14 @@ class _Suspicion(Exception):
 class _Session:
     """The clients of one time of being up, and the calls that go on."""
 
-    def __init__(self, http: HttpClient, grpc: GrpcClient | None) -> None:
+    def __init__(self, http: HttpClient, grpc: GrpcClient | None, passing: HttpClient) -> None:
         self.http = http
         self.grpc = grpc
         self.on_trial = False  # whether the token is good will be seen
+        self.passing = passing  # for calls of apps, as is the next: made when the first comes
+        self.rpcs: GrpcClient | None = None
+        self.opening_rpcs = trio.Lock()
+        self.tasks: trio.Nursery | None = None
         self.calls: set[trio.CancelScope] = set()
         self.over = trio.Event()
         self.probing = trio.Lock()
@@ -128,6 +136,8 @@ class Link:
         # An HTTP/2 connection writes for all its streams at once; those of a link are subscriptions.
         streams = "topics-down" if resource.topics_down or not resource.configuration else "configuration"
         self._grpc_dialer = Dialer(self._ends.proxy, lambda sent, got: self._meter.count(sent, got, streams))
+        self._passing_dialer = Dialer(self._ends.proxy, lambda sent, got: self._meter.count(sent, got, "invocation"))
+        self._places_taken = 0
         metrics.up.set(0, (self.name,))
 
     @property
@@ -340,11 +350,13 @@ class Link:
         http = await stack.enter_async_context(open_http_client(client_limits, self._ends.tls, self._dialer.dial))
         grpc = None
         if self._ends.grpc is not None:
-            grpc = await stack.enter_async_context(self._open_grpc(self._ends.grpc))
-        return _Session(http, grpc)
+            grpc = await stack.enter_async_context(self._open_grpc(self._ends.grpc, self._grpc_dialer))
+        client_limits = client_limits._replace(connections_max=limits.passed_on_max, idle_max=limits.passed_on_idle_max)
+        passing = open_http_client(client_limits, self._ends.tls, self._passing_dialer.dial)
+        return _Session(http, grpc, await stack.enter_async_context(passing))
 
     @asynccontextmanager
-    async def _open_grpc(self, origin: Origin) -> AsyncIterator[GrpcClient]:
+    async def _open_grpc(self, origin: Origin, dialer: Dialer) -> AsyncIterator[GrpcClient]:
         from edge_runtime.net.grpc.client import CLIENT_HTTP2_LIMITS, open_grpc_client
 
         tls = self._ends.grpc_tls() if origin.scheme == "https" else None
@@ -357,13 +369,14 @@ class Link:
             tls,
             http2_limits=limits,
             connect_timeout_s=self._limits.connect_timeout_s,
-            dial=self._grpc_dialer.dial,
+            dial=dialer.dial,
         ) as client:
             yield client
 
     async def _watch(self, session: _Session) -> None:
         """Until the session is over."""
         async with trio.open_nursery() as nursery:
+            session.tasks = nursery
             nursery.start_soon(self._watch_clock, session)
             if not self.metered:
                 nursery.start_soon(self._watch_silence, session)
@@ -456,6 +469,26 @@ class Link:
         self._hear(session)
         return ""
 
+    async def _probe_token(self, session: _Session) -> None:
+        """Ask whether the sidecar knows the token. Raises `Unreachable` when it does not, and the link is down."""
+        request = Request("GET", self._ends.http.path + TOKEN_PROBE_PATH, self._ends.headers)
+        since = trio.current_time()
+        token = current_class.set("probe")
+        try:
+            with trio.fail_after(self._limits.probe_timeout_s):
+                answer = await self._exchange(session, request)
+        except (DriverError, trio.TooSlowError) as error:
+            await self._suspect(session, since, "it does not say whether it knows the token", error)
+        finally:
+            current_class.reset(token)
+        if answer.status == 401:
+            self._refuse_token(session)
+
+    def _refuse_token(self, session: _Session) -> NoReturn:
+        self._token_refused = True
+        self._fall(session, _TOKEN_REFUSED)
+        raise Unreachable(f"link {self.name}: {_TOKEN_REFUSED}", code=401)
+
     async def admit(self, size: int) -> None:
         """Wait until the budget has room; `size` is reserved then. Raises `Unreachable` when the day's is spent."""
         await self._meter.admit(size)
@@ -516,9 +549,7 @@ class Link:
             return answer
         text = f"link {self.name}: answered {status}{_excerpt(answer)}"
         if status == 401:
-            self._token_refused = True
-            self._fall(session, _TOKEN_REFUSED)
-            raise Unreachable(f"link {self.name}: {_TOKEN_REFUSED}", code=status)
+            self._refuse_token(session)
         if 400 <= status < 500 and status not in (407, 408, 425, 429) and _is_considered(answer):
             self._trust(session)
             raise Refused(text, answer)
@@ -609,6 +640,154 @@ class Link:
             await self._suspect(session, since, str(error), error)
         if error.code in (3, 5, 6, 7, 9, 11, 12):
             raise Refused(f"link {self.name}: {error}", None, error.code) from error
+
+    # --- calls of apps, whose answers are theirs to judge -----------------------------------------------------------
+
+    async def pass_on(self, request: Request) -> Response:
+        """The answer, whatever its status; its body must be read or closed. Bodies cross in pieces, both ways.
+
+        `request.target` begins with the version of the API. Raises `Unreachable` at once while the link is away;
+        `DriverError` when this call alone got no answer. An answer never takes the link down: only the sidecar's own
+        words that it does not know the token do, once it has been asked about that.
+        """
+        self._must_be_up()
+        headers = (*self._ends.headers, *request.headers)
+        body = request.body if request.body.buffered else PacedBody(request.body, self.admit)
+        sent = Request(request.method, self._ends.http.path + request.target, headers, body)
+        size = len(sent.target) + (body.length or 0) + sum(len(name) + len(value) + 4 for name, value in headers)
+        self._take_place()
+        try:
+            async with self._calling(size, "invocation") as session:
+                response = await self._passed_on(session, sent)
+                self._hear(session)
+                if says_token_refused(response):
+                    await self._probe_token(session)
+                elif response.status not in _PROVE_NOTHING:
+                    self._trust(session)
+        except BaseException:
+            self._give_place_back()
+            raise
+        if response.body.buffered:
+            self._give_place_back()
+        else:
+            response.body = PassedAnswer(response.body, self.admit, self._give_place_back)
+        return response
+
+    def _must_be_up(self) -> None:
+        if not self.usable:
+            raise Unreachable(f"link {self.name} is {self.state.name}: {self.state.reason}")
+
+    def _take_place(self) -> None:
+        if self._places_taken >= self._limits.passed_on_max:
+            raise Overloaded(f"link {self.name}: {self._places_taken} calls of apps are in hand, and it takes no more")
+        self._places_taken += 1
+
+    def _give_place_back(self) -> None:
+        self._places_taken -= 1
+
+    async def _passed_on(self, session: _Session, request: Request) -> Response:
+        """The head of the answer, however long the app takes for it, as long as the sidecar is there."""
+        failure: Exception | None = None
+        since = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._doubt_at_times, session)
+            try:
+                response = await session.passing.send(self._ends.http.origin, request)
+            except Exception as error:
+                failure = error  # raised behind the nursery, which would wrap it
+            nursery.cancel_scope.cancel()
+        if isinstance(failure, DriverError):
+            await self._suspect(session, since, str(failure), failure)
+        if failure is not None:
+            raise failure
+        return response
+
+    async def _doubt_at_times(self, session: _Session) -> None:
+        while True:
+            since = trio.current_time()
+            await trio.sleep(self._limits.call_timeout_s)
+            await self._doubt(session, since)
+
+    async def rpc(
+        self, path: str, request: Message, reply_type: type[M], metadata: Sequence[tuple[str, str | bytes]]
+    ) -> Reply[M]:
+        """A unary gRPC call that an app has made. Raises `RpcError` for what the other side says."""
+        from edge_runtime.net.grpc.client import RpcError
+
+        self._must_be_up()
+        data = request.SerializeToString()
+        async with self._calling(len(data) + len(path), "invocation") as session:
+            since = trio.current_time()
+            client = await self._rpcs(session)
+            try:
+                reply = await client.unary(path, data, reply_type, metadata=[*self._ends.metadata, *metadata])
+            except RpcError as error:
+                await self._explain(session, error, since)
+                raise
+            except DriverError as error:
+                await self._suspect(session, since, str(error), error)
+            self._trust(session)
+            return reply
+
+    async def _explain(self, session: _Session, error: DriverError, since: float) -> None:
+        """Codes that the sidecar itself may have said, or nobody: raises `Unreachable` when the link is down."""
+        if error.code == 16:
+            await self._probe_token(session)
+        elif error.code == 14 and await self._doubt(session, since):
+            raise Unreachable(f"link {self.name}: {self.state.reason}") from error
+
+    async def open_rpc(self, path: str, headers: Sequence[Header]) -> tuple[Stream, Callable[[], None]]:
+        """A gRPC call of any kind that an app has made. The function must follow, once: the call is over."""
+        self._must_be_up()
+        self._take_place()
+        try:
+            async with self._calling(len(path), "invocation") as session:
+                since = trio.current_time()
+                client = await self._rpcs(session)
+                try:
+                    stream, leave = await client.open_stream(path, [*headers, *self._ends.headers])
+                except DriverError as error:
+                    await self._suspect(session, since, str(error), error)
+        except BaseException:
+            self._give_place_back()
+            raise
+
+        def over() -> None:
+            leave()
+            self._give_place_back()
+
+        return stream, over
+
+    def doubt_token(self) -> None:
+        """A call has ended as one does whose token is not known: ask."""
+        session = self._session
+        if session is not None and session.tasks is not None and not session.over.is_set():
+            session.tasks.start_soon(self._ask_about_token, session)
+
+    async def _ask_about_token(self, session: _Session) -> None:
+        try:
+            await self._probe_token(session)
+        except DriverError:
+            pass  # the link's state says it
+
+    async def _rpcs(self, session: _Session) -> GrpcClient:
+        """The client for gRPC calls of apps: made with the first, when the sidecar is known to know the token.
+
+        Its refusal would look as the app's own.
+        """
+        if self._ends.grpc is None:
+            raise DriverError(f"link {self.name} has no spec.endpoint.grpc; add it")
+        async with session.opening_rpcs:
+            if session.rpcs is None:
+                await self._probe_token(session)
+                assert session.tasks is not None
+                session.rpcs = await session.tasks.start(self._keep_rpcs, self._ends.grpc)
+        return session.rpcs
+
+    async def _keep_rpcs(self, origin: Origin, *, task_status: trio.TaskStatus[GrpcClient]) -> None:
+        async with self._open_grpc(origin, self._passing_dialer) as client:
+            task_status.started(client)
+            await trio.sleep_forever()
 
 
 class _Changes(AsyncIterator[LinkState]):

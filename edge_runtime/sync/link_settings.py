@@ -35,6 +35,7 @@ class LinkLimits(NamedTuple):
 
     `probe_least_s`: a change of the network breaks no probe off that is younger. `outside_window_s`: so long a link may
     be used outside its windows when somebody asks for it.
+    `passed_on_max` are those of apps, which have connections of their own: a slow app must not hold up what waits.
     """
 
     connect_timeout_s: float = 10.0
@@ -46,6 +47,8 @@ class LinkLimits(NamedTuple):
     outside_window_s: float = 600.0
     answer_bytes_max: int = 16 * 2**20
     connections_max: int = 16
+    passed_on_max: int = 256
+    passed_on_idle_max: int = 8
     keepalive_idle_s: float = 30.0
     keepalive_timeout_s: float = 10.0
 

@@ -48,7 +48,7 @@ class InvokeRpcs:
         target = request.id
         try:
             callee = await invoker.find(target) if invoker.names_app(target) else None
-            if callee is None or callee.peer.grpc is None:
+            if callee is None or callee.peer.grpc is None or call.get("edge-queue") is not None:
                 return await _over_http(invoker, call, target, request.message)
             return await _over_grpc(invoker, call, callee, callee.peer.grpc, request.message)
         except DriverError as error:

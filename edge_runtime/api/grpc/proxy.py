@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from edge_runtime.net.grpc.server import ServerCall
 
 NO_TARGET: Final = "failed to proxy request: required metadata dapr-callee-app-id or dapr-app-id not found"
+NOT_QUEUED: Final = "calls of gRPC services cannot be queued; use InvokeService, or invocation over HTTP"
 
 # Ours to say on the way to the app, whoever said it before.
 _OWN: Final = frozenset(
@@ -110,14 +111,19 @@ class Proxy:
         app = callee.peer.grpc
         if app is None:
             reason = "was started without --app-port" if callee.peer.channel is None else "does not speak gRPC"
+            if callee.peer.far is not None:
+                reason = "is behind a cloud link without spec.endpoint.grpc"
             raise GRPCError(Status.FAILED_PRECONDITION, f"app channel is not configured: app {target} {reason}")
+        if callee.peer.far is not None and any(name == b"edge-queue" for name, _ in call.raw_headers):
+            raise GRPCError(Status.FAILED_PRECONDITION, NOT_QUEUED)
         return callee, app
 
     def _headers(self, call: ServerCall, callee: Callee, trace: Trace) -> list[Header]:
         """What the app is told: the caller's metadata as it came, and beside it what is ours to say."""
         dropped = _OWN_AND_TRACE if trace.traceparent else _OWN
         headers = [field for field in call.raw_headers if field[0] not in dropped and field[0][:1] != b":"]
-        headers += self._invoker.introduction(callee, forwarded=False)
+        if callee.peer.far is None:  # else the other sidecar says who calls
+            headers += self._invoker.introduction(callee, forwarded=False)
         if trace.traceparent:
             headers += trace_headers(trace)
         return headers

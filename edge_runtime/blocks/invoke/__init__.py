@@ -1,4 +1,4 @@
-"""Service invocation: one app calls another, an HTTPEndpoint or a URL."""
+"""Service invocation: one app calls another, of this node or behind a cloud link, an HTTPEndpoint or a URL."""
 
 from edge_runtime.blocks.invoke.grpc_app import GrpcApp
 from edge_runtime.blocks.invoke.invoker import Callee, Invoker, OutsideChannel, OutsideEndpoint

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Final, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
 
 from edge_runtime.blocks.invoke.peers import Peer, Peers
 from edge_runtime.model.errors import BodyTooLarge, CallTimeout, DriverError, EdgeError, Kind
@@ -23,6 +23,9 @@ from edge_runtime.observability.metrics import Metrics
 from edge_runtime.security.access import Caller, denial
 from edge_runtime.wire.headers import request_headers
 from edge_runtime.wire.paths import encode
+
+if TYPE_CHECKING:
+    from edge_runtime.blocks.invoke.far import FarApp, FarPeers
 
 # A declared body up to this size is kept when a policy may send it again; a larger one is sent once. So much is kept of
 # an answer too that a policy takes for a failure; a larger one fails the call.
@@ -44,6 +47,7 @@ _EVENT_NAMES: Final = frozenset({b"content-type", b"cache-control", b"connection
 _DROPPED: Final = frozenset({b"dapr-app-id"})
 _IDENTITY: Final = frozenset({b"dapr-caller-app-id", b"dapr-caller-namespace", b"dapr-callee-app-id"})
 _TRACE: Final = frozenset({b"traceparent", b"tracestate"})
+_QUEUE: Final = b"edge-queue"
 
 NO_OWN_CHANNEL: Final = "cannot invoke local endpoint: app channel not initialized"
 NO_PEER_CHANNEL: Final = "app channel is not initialized"
@@ -53,7 +57,7 @@ Send = Callable[[Request], Awaitable[Response]]
 
 
 class Callee(NamedTuple):
-    """An app of this node as the target of a call; `own` is the calling app itself."""
+    """An app as the target of a call; `own` is the calling app itself."""
 
     target: str
     peer: Peer
@@ -109,6 +113,7 @@ class Invoker:
         host_name: str = "",
     ) -> None:
         self.own = own
+        self.far: FarPeers | None = None  # the apps that cloud links lead to
         self._app_id = own.app_id
         self._namespace = own.namespace
         self._peers = peers
@@ -127,7 +132,7 @@ class Invoker:
     async def invoke(self, target: str, method: bytes, query: bytes, request: Request, trace: Trace) -> Response:
         """The target's answer, whatever its status. `method` is a cleaned, decoded path; `query` has its `?`.
 
-        The answer's body must be read or closed. Raises `EdgeError`: INVOKE_FAILED, or INVOKE_DENIED.
+        The answer's body must be read or closed. Raises `EdgeError`: INVOKE_FAILED, _DENIED or _NOT_QUEUED.
         """
         try:
             if request.method == "CONNECT":
@@ -144,6 +149,8 @@ class Invoker:
 
     async def _route(self, target: str, method: bytes, request: Request, sent: Request, trace: Trace) -> Response:
         """Finds what the target is and sends there. Everything that is raised here becomes INVOKE_FAILED."""
+        if request.header(_QUEUE) is not None and self._asks_to_wait(request):
+            return await self._queue(target, request, sent, trace)
         if self._endpoints and target in self._endpoints:
             return await self._call_endpoint(target, request, sent, trace)
         if target[:7].lower() == "http://" or target[:8].lower() == "https://":
@@ -156,14 +163,18 @@ class Invoker:
             sent.headers = self._headers(request, trace, _OWN_DROPPED, self._identity(self._app_id))
             response = await self._guarded(target, sent, channel.send)
             return _as_events(request, response, own=True)
+        if callee.peer.far is not None:
+            return await self._call_far(callee, callee.peer.far, request, sent, trace)
         return await self._call_peer(callee, method, request, sent, trace)
 
     async def find(self, target: str) -> Callee:
-        """The app of this node that the target names. Raises `DriverError` when there is none."""
+        """The app that the target names: of this node, else one that a link leads to. Raises `DriverError`."""
         app_id, namespace = self._split(target)
         if app_id == self._app_id and namespace == self._namespace:
             return Callee(target, self.own, True)
         peer = self._peers.find(app_id, namespace) or await self._peers.wait_for(app_id, namespace)
+        if peer is None and self.far is not None:
+            peer = self.far.find(app_id, target.partition(".")[2])
         if peer is None:
             raise DriverError(f"couldn't find service: {app_id}")
         return Callee(target, peer, False)
@@ -210,6 +221,40 @@ class Invoker:
         peer.answered(self._app_id, status)
         self._answers.add((peer.app_id, status, kind))
         self._latency.observe(int((time.monotonic() - started) * 1000), (peer.app_id, status))
+
+    # --- an app behind a cloud link ---
+
+    async def _call_far(self, callee: Callee, far: FarApp, request: Request, sent: Request, trace: Trace) -> Response:
+        started = time.monotonic()
+        self._requests.add((callee.peer.app_id, "streaming"))
+        sent.headers = self._far_headers(request, trace)
+        response = await self._guarded(callee.target, sent, far.send)
+        self.answered(callee.peer, str(response.status), "streaming", started)
+        return _as_events(request, response, own=False)
+
+    async def _queue(self, target: str, request: Request, sent: Request, trace: Trace) -> Response:
+        """Keep the call until its turn comes; the answer says how to ask what became of it."""
+        from edge_runtime.blocks.invoke.far import accepted, wait_of
+
+        wait = wait_of(request.headers)
+        callee = await self.find(target) if self.names_app(target) else None
+        far = None if callee is None else callee.peer.far
+        if far is None or wait is None:
+            text = f"failed to invoke, id: {target}, err: only calls of an app that a cloud link leads to can be queued"
+            raise EdgeError(Kind.INVOKE_NOT_QUEUED, text)
+        sent.headers = self._far_headers(request, trace)
+        return accepted(await far.queue(sent, wait.key, wait.ttl_s))
+
+    def _asks_to_wait(self, request: Request) -> bool:
+        from edge_runtime.blocks.invoke.far import wait_of
+
+        return wait_of(request.headers) is not None
+
+    def _far_headers(self, request: Request, trace: Trace) -> list[Header]:
+        from edge_runtime.blocks.invoke.far import STAYS, addresses_sidecar
+
+        headers = self._headers(request, trace, STAYS, ())
+        return [header for header in headers if not addresses_sidecar(header)]
 
     # --- places outside ---
 

@@ -1,8 +1,8 @@
-"""The other apps of this node, as invocation sees them: their channel and who may call them."""
+"""The apps that can be called by their ids, as invocation sees them: their channel and who may call them."""
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import unquote_to_bytes
 
 import trio
@@ -13,6 +13,9 @@ from edge_runtime.observability.metrics import Metrics
 from edge_runtime.security.access import AccessPolicy, Caller
 from edge_runtime.wire.paths import clean
 
+if TYPE_CHECKING:
+    from edge_runtime.blocks.invoke.far import FarApp
+
 # How long a call waits for an app that reads its files again.
 RETURN_MAX_S: Final = 10.0
 
@@ -20,10 +23,10 @@ RETURN_MAX_S: Final = 10.0
 class Peer:
     """One app of this node. `channel` is None while it has no app port; `access` None lets everybody in.
 
-    `grpc` is the same channel when the app speaks gRPC, else None.
+    `grpc` is the same channel when the app speaks gRPC, else None; `far` when a cloud link leads to the app.
     """
 
-    __slots__ = ("_acl", "_received", "_sent", "access", "app_id", "channel", "grpc", "namespace")
+    __slots__ = ("_acl", "_received", "_sent", "access", "app_id", "channel", "far", "grpc", "namespace")
 
     def __init__(
         self, app_id: str, namespace: str, channel: AppChannel | None, access: AccessPolicy | None, metrics: Metrics
@@ -33,6 +36,7 @@ class Peer:
         self.channel = channel
         self.grpc = channel if isinstance(channel, GrpcApp) else None
         self.access = access
+        self.far: FarApp | None = None
         self._received = metrics.counter("runtime_service_invocation_req_recv_total", "src_app_id")
         self._sent = metrics.counter("runtime_service_invocation_res_sent_total", "dst_app_id", "status")
         self._acl = metrics

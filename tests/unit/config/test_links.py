@@ -9,10 +9,12 @@ import pytest
 from edge_runtime.config.kinds import MetadataItem
 from edge_runtime.config.links import (
     ALL_DAYS,
+    AnswerLimits,
     BindingRoute,
     CloudLink,
     ConfigurationRoute,
     InvocationRoute,
+    QueueLimits,
     SecretsRoute,
     StateRoute,
     TopicDown,
@@ -82,7 +84,9 @@ FULL = """
     secrets:
     - {remoteStore: vault, maxAge: 12h}
     invocation:
-    - {appID: billing, queued: true}
+    - {appID: billing, queued: true, priority: 2, limits: {size: 1Mi, age: 2h, whenFull: drop-oldest},
+       answers: {size: 2Mi, age: 1h, body: 1Ki}}
+    - {appID: ledger.production}
     bindings:
     - {name: mail, remoteName: smtp, queued: true}
     - {name: sms}
@@ -125,11 +129,15 @@ def test_a_whole_link_is_read(tmp_path: Path) -> None:
         ConfigurationRoute("configstore", ("c",), "central"),
     )
     assert found.secrets == (SecretsRoute("vault", 43200.0),)
-    assert found.invocation == (InvocationRoute("billing", True),)
+    queue, answers = QueueLimits(2, 2**20, 7200.0, "drop-oldest"), AnswerLimits(2**21, 3600.0, 1024)
+    assert found.invocation == (
+        InvocationRoute("billing", True, queue, answers),
+        InvocationRoute("ledger.production"),
+    )
     assert found.bindings == (BindingRoute("mail", "smtp", True), BindingRoute("sms", "sms", False))
     assert (found.secret_store, found.scopes) == ("vault", ("app",))
     assert found.source == f"{tmp_path / 'link.yaml'}:1"
-    assert found.without_effect == ("state", "invocation", "bindings")
+    assert found.without_effect == ("state", "bindings")
 
 
 def test_a_short_link_has_defaults(tmp_path: Path) -> None:
@@ -173,6 +181,8 @@ def test_a_misspelt_kind_or_field_is_named(tmp_path: Path) -> None:
 UP = "  routes:\n    topicsUp:\n    - {pubsub: p, topic: t"
 DOWN = "  routes:\n    topicsDown:\n    - "
 STATE = "  routes:\n    state:\n    - {store: s, "
+APPS = "  routes:\n    invocation:\n    - "
+BINDINGS = "  routes:\n    bindings:\n    - {name: n"
 
 MISTAKES = {
     "  token: abc\n": "9: spec.token: expected a mapping with value or secretKeyRef, found 'abc'",
@@ -222,6 +232,19 @@ MISTAKES = {
     "found 'sideways'",
     STATE + "keys: a, changeTopic: {topic: t}}\n": "11: spec.routes.state[0].changeTopic.pubsub: expected a name, "
     "found nothing",
+    APPS + "{queued: true}\n": "11: spec.routes.invocation[0].appID: expected a name, found nothing",
+    APPS + "{appID: a.b.c}\n": "11: spec.routes.invocation[0].appID: expected an app id such as billing, or "
+    "billing.production with its namespace, found 'a.b.c'",
+    APPS + "{appID: a}\n    - {appID: a}\n": "12: spec.routes.invocation[1].appID: expected an app id that no earlier "
+    "entry of invocation has; remove one of them, found 'a'",
+    APPS + "{appID: a, limits: {size: 1Mi}}\n": "11: spec.routes.invocation[0].limits: expected queued: true beside "
+    "it: limits is for calls that wait, found a mapping",
+    APPS + "{appID: a, queued: true, answers: {size: 0}}\n": "11: spec.routes.invocation[0].answers.size: expected a "
+    "size above zero such as 16Mi, found '0'",
+    BINDINGS + "}\n    - {name: n}\n": "12: spec.routes.bindings[1].name: expected a name that no earlier entry of "
+    "bindings has; remove one of them, found 'n'",
+    BINDINGS + ", priority: 3}\n": "11: spec.routes.bindings[0].priority: expected queued: true beside it: priority "
+    "is for calls that wait, found '3'",
 }  # fmt: skip
 
 
