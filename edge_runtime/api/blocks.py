@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from edge_runtime.api.outbox import AppOutbox
+    from edge_runtime.api.sync import AppSync
     from edge_runtime.blocks.bindings import Bindings
     from edge_runtime.blocks.configuration import Configuration
     from edge_runtime.blocks.invoke import Invoker
@@ -34,6 +35,7 @@ class Blocks:
         "shutdown",
         "state",
         "streams",
+        "sync",
     )
 
     def __init__(
@@ -47,6 +49,7 @@ class Blocks:
         bindings: Bindings,
         configuration: Configuration,
         outbox: AppOutbox,
+        sync: AppSync,
         metadata: Metadata,
         health: Health,
         namespace: str,
@@ -60,6 +63,7 @@ class Blocks:
         self.bindings = bindings
         self.configuration = configuration
         self.outbox = outbox
+        self.sync = sync
         self.metadata = metadata
         self.health = health
         self.namespace = namespace

@@ -63,6 +63,14 @@ def reason(answer: Answer) -> str:
     return f"{f' ({message})' if message else ''}{token_hint(answer)}"
 
 
+def said(answer: Answer) -> str:
+    """What a sidecar said to something that it did not do."""
+    try:
+        return str(json.loads(answer.body)["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"{answer.line}{token_hint(answer)}"
+
+
 def token_hint(answer: Answer) -> str:
     """The mend, when the sidecar asks for a token that was not sent or is another."""
     asked = answer.status == 401 and b"api token" in answer.body

@@ -16,9 +16,9 @@ from edge_runtime.cli.arguments import FLAG, HELP, INTEGER, Option, Parsed, Usag
 from edge_runtime.cli.config import state_directory
 from edge_runtime.cli.control import ControlError
 from edge_runtime.cli.files import read_files
-from edge_runtime.cli.http import Answer, Refused, Unreachable, download, request
+from edge_runtime.cli.http import Refused, Unreachable, download, request
 from edge_runtime.cli.instances import Instance, find_instance, now
-from edge_runtime.cli.invoke import token, token_hint
+from edge_runtime.cli.invoke import said, token
 from edge_runtime.cli.output import Messages, age, as_json, table
 from edge_runtime.config.values import nearest
 from edge_runtime.model.errors import ConfigError, DriverError, EdgeError
@@ -128,7 +128,7 @@ def _export(route: str, parsed: Parsed) -> int:
                 out.write(piece)
         out.flush()
     except Refused as error:
-        messages.failure(_said(error.answer))
+        messages.failure(said(error.answer))
         return 1
     except (Failed, ConfigError, ControlError, DriverError, EdgeError, Unreachable) as error:
         messages.failure(str(error))
@@ -153,16 +153,9 @@ def _place(route: str) -> str:
 def _ask(instance: Instance, method: str, target: str, body: bytes = b"") -> dict[str, Any]:
     answer = request(method, instance.address, target, body, (*token(), (b"content-type", b"application/json")))
     if answer.status != 200:
-        raise Failed(_said(answer))
+        raise Failed(said(answer))
     document: dict[str, Any] = json.loads(answer.body)
     return document
-
-
-def _said(answer: Answer) -> str:
-    try:
-        return str(json.loads(answer.body)["message"])
-    except (ValueError, KeyError, TypeError):
-        return f"{answer.line}{token_hint(answer)}"
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------

@@ -84,6 +84,9 @@ class Kind(enum.Enum):
     EDGE_OUTBOX_ROUTE_NOT_FOUND = enum.auto()
     EDGE_OUTBOX = enum.auto()
     EDGE_INVOCATION_NOT_FOUND = enum.auto()
+    EDGE_LINK_NOT_FOUND = enum.auto()
+    EDGE_LINK_PAUSED = enum.auto()
+    EDGE_SYNC = enum.auto()
     # Blocks that answer "not configured" until their driver exists
     LOCK_STORE_NOT_CONFIGURED = enum.auto()
     LOCK_STORE_NOT_FOUND = enum.auto()

@@ -16,10 +16,22 @@ import trio
 
 from edge_runtime import RUNTIME_VERSION
 from edge_runtime.api.blocks import Blocks
-from edge_runtime.api.http import bindings, configuration, health, invoke, outbox, pubsub, secrets, state, unconfigured
+from edge_runtime.api.http import (
+    bindings,
+    configuration,
+    health,
+    invoke,
+    outbox,
+    pubsub,
+    secrets,
+    state,
+    sync,
+    unconfigured,
+)
 from edge_runtime.api.http.face import Face, FaceSettings, allowed_routes
 from edge_runtime.api.http.routes import Route
 from edge_runtime.api.outbox import AppOutbox
+from edge_runtime.api.sync import AppSync
 from edge_runtime.blocks.bindings import Bindings, BoundBinding, bind_binding
 from edge_runtime.blocks.bindings.binding import capabilities
 from edge_runtime.blocks.configuration import Configuration as ConfigurationBlock
@@ -84,6 +96,7 @@ ROUTES: Final = (
     *bindings.ROUTES,
     *configuration.ROUTES,
     *outbox.ROUTES,
+    *sync.ROUTES,
     *unconfigured.ROUTES,
 )
 
@@ -425,6 +438,7 @@ def _build(app: App, files: Files, opened: Mapping[str, Opened], channel: Channe
         bindings=outputs,
         configuration=_configuration(app, opened, channel, policies, namespace),
         outbox=AppOutbox(app.node.outbox.look, app.app_id, [link.name for link in files.resources.links]),
+        sync=AppSync(),
         metadata=_metadata(app, files, opened, policies, lambda: [*subscriber.active(), *streams.active()]),
         health=app.health,
         namespace=files.environment.namespace_or_default,

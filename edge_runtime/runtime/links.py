@@ -60,6 +60,7 @@ async def open_links(
             _say_what_has_no_effect(resource, pubsubs)
         linked.blocks.publisher.forwards = forwards
         open_calls(linked, opened)
+        linked.blocks.sync.fill(opened, links.pause)
         yield opened
 
 

@@ -297,6 +297,14 @@ class Link:
     def budget(self) -> Budget:
         return self._meter.budget
 
+    def bytes_by_class(self) -> dict[str, dict[str, int]]:
+        """What has crossed in this life of the process."""
+        found: dict[str, dict[str, int]] = {}
+        for (name, kind, direction), count in self._metrics.bytes.values.items():
+            if name == self.name:
+                found.setdefault(kind, {"sent": 0, "received": 0})[direction] = int(count)
+        return found
+
     def _hour(self, at: float) -> str:
         return time.strftime("%Y-%m-%d %H:%M", self._clocks.local(at))
 

@@ -13,7 +13,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
 
@@ -22,6 +22,7 @@ from edge_runtime.model.ports import Outbox, PubSub
 from edge_runtime.observability.metrics import Metrics
 from edge_runtime.sync.link import Link
 from edge_runtime.sync.link_files import FOLDER, DayFile, PauseMark
+from edge_runtime.sync.link_report import link_dry_run, link_status
 from edge_runtime.sync.link_routes import LinkRoute
 from edge_runtime.sync.link_settings import Clocks, LinkMetrics, LinkSettings, LinkState
 from edge_runtime.sync.remote import RemoteSidecar
@@ -129,6 +130,20 @@ class SharedLink:
         from edge_runtime.sync.topics_down import TopicDownRoute  # brings gRPC
 
         return [TopicDownRoute(topic, self.link, self.publish_here, self._node) for topic in topics]
+
+    async def status(self) -> dict[str, Any]:
+        """How the link and its routes stand, as `edge/v1/sync` says it."""
+        return await link_status(self.link, self.routes)
+
+    async def dry_run(self) -> dict[str, Any]:
+        """What would be sent if it were up now."""
+        return await link_dry_run(self.link, self.routes)
+
+    async def now(self, *, outside_window: bool = False) -> None:
+        """Ask whether the other end is there, and try again at once whatever waits for its next try."""
+        await self.link.now(outside_window=outside_window)
+        for route in self.routes:
+            route.hurry()
 
     async def publish_here(self, pubsub: str, topic: str, data: bytes) -> None:
         """To the component of the app that came last, past what would send it up again."""
