@@ -35,12 +35,22 @@ class Secrets:
         metrics: Metrics | None = None,
         namespace: str = "",
     ) -> None:
-        self._stores = stores
+        self._stores: dict[str, SecretStore] = {}
         self._scopes = scopes
-        self._policies = {
-            name: policies.for_component(name, "Secretstore", "Outbound") for name in stores if policies is not None
-        }
+        self._rules = policies
+        self._policies: dict[str, Policy] = {}
         self._calls = ComponentCalls(metrics or Metrics(), "component_secret", namespace)
+        for name, store in stores.items():
+            self.add(name, store)
+
+    def add(self, name: str, store: SecretStore) -> bool:
+        """One more store, such as a cloud link has; False when the name is taken, which stays with who has it."""
+        if name in self._stores:
+            return False
+        self._stores[name] = store
+        if self._rules is not None:
+            self._policies[name] = self._rules.for_component(name, "Secretstore", "Outbound")
+        return True
 
     async def get(self, store_name: str, key: str, metadata: Mapping[str, str]) -> Mapping[str, str]:
         """The key-value pairs of one secret."""

@@ -6,22 +6,31 @@ Apps with the same link and the same file share one mirror: one of them runs it,
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from edge_runtime.config.links import CloudLink, ConfigurationRoute
+from edge_runtime.model.errors import ConfigError, DriverError
 
 if TYPE_CHECKING:
     from edge_runtime.components.configuration.sqlite import SqliteConfiguration
     from edge_runtime.runtime.links import LinkedApp
+    from edge_runtime.runtime.node import Node
+    from edge_runtime.store.sealed_secrets import SealedSecrets
     from edge_runtime.sync.links import SharedLink
 
 log: Final = logging.getLogger("dapr.runtime.link")
 
+SECRETS_TYPE: Final = "secretstores.cloudlink"
 _MIRRORED_TYPE: Final = "configuration.sqlite"
+_NOTES: Final = 24  # in the shortest age limit: how often it is written down how late it is
+_NOTE_MIN_S: Final = 600.0
+_NOTE_MAX_S: Final = 3600.0
+_LAST_NOTE_S: Final = 2.0
 
 
 @asynccontextmanager
@@ -32,7 +41,8 @@ async def open_pull(linked: LinkedApp, shared: SharedLink, resource: CloudLink) 
             store = _mirrored_store(linked, resource, route)
             if store is not None:
                 nursery.start_soon(_mirror, shared, route, store)
-        yield
+        async with _open_secrets(linked, shared, resource):
+            yield
         nursery.cancel_scope.cancel()
 
 
@@ -62,3 +72,72 @@ async def _mirror(shared: SharedLink, route: ConfigurationRoute, store: SqliteCo
             await ConfigurationDownRoute(route, shared.link, lambda: store.mirror(name)).run()
     except Exception:
         log.exception("cloud link %s: configuration of %s has failed; a reload begins again", name, route.store)
+
+
+# --- secrets ----------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _open_secrets(linked: LinkedApp, shared: SharedLink, resource: CloudLink) -> AsyncIterator[None]:
+    if not resource.secrets:
+        yield
+        return
+    from edge_runtime.blocks.metadata import LoadedComponent
+    from edge_runtime.sync.secrets_down import LinkedSecrets
+
+    async with AsyncExitStack() as stack:
+        kept = await _open_kept(linked.app.node, resource, stack)
+        for route in resource.secrets:
+            store = LinkedSecrets(route, shared.link, kept)
+            if linked.blocks.secrets.add(route.remote_store, store):
+                linked.blocks.metadata.components.append(LoadedComponent(route.remote_store, SECRETS_TYPE, "v1"))
+            else:
+                log.warning(
+                    "%s: CloudLink %r: routes.secrets: app %s has a secret store %r already, which stays; rename one",
+                    resource.source, resource.name, linked.app.app_id, route.remote_store,
+                )  # fmt: skip
+        if kept is None:
+            yield
+            return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_note, shared, resource, kept)
+            yield
+            nursery.cancel_scope.cancel()
+
+
+async def _open_kept(node: Node, resource: CloudLink, stack: AsyncExitStack) -> SealedSecrets | None:
+    """Where secrets are kept; None when they cannot be, which leaves them readable while the link is up."""
+    from edge_runtime.security.secret_box import open_secret_box
+    from edge_runtime.store.connection import location
+    from edge_runtime.store.sealed_secrets import open_sealed_secrets
+    from edge_runtime.sync.forward import NODE_DATABASE
+
+    try:
+        box = open_secret_box(node.state_dir, os.environ)
+        path = os.path.join(node.state_dir, NODE_DATABASE)
+        return await open_sealed_secrets(await stack.enter_async_context(node.databases.lease(location(path))), box)
+    except (ConfigError, DriverError) as error:
+        log.error("%s: CloudLink %r: no secret is kept for when the link is away: %s", resource.source, resource.name,
+                  error)  # fmt: skip
+        return None
+
+
+async def _note(shared: SharedLink, resource: CloudLink, kept: SealedSecrets) -> None:
+    """One of the link's apps writes down from time to time how late it is; the last time when it goes."""
+    ages = {f"{shared.link.name}/{route.remote_store}": route.age_max_s for route in resource.secrets}
+    pause_s = min(max(min(ages.values()) / _NOTES, _NOTE_MIN_S), _NOTE_MAX_S)
+    async with shared.locks.setdefault("secrets", trio.Lock()):
+        try:
+            while True:
+                await _try_note(kept, ages)
+                await trio.sleep(pause_s)
+        finally:
+            with trio.move_on_after(_LAST_NOTE_S, shield=True):
+                await _try_note(kept, ages)
+
+
+async def _try_note(kept: SealedSecrets, ages: Mapping[str, float]) -> None:
+    try:
+        await kept.note(ages)
+    except DriverError as error:
+        log.warning("the age of kept secrets cannot be noted: %s", error)

@@ -556,12 +556,12 @@ class Link:
             self._trust(session)
             return answer
         text = f"link {self.name}: answered {status}{_excerpt(answer)}"
-        if status == 401:
+        if status == 401 and not _is_about_a_store(answer):
             self._refuse_token(session)
         if 400 <= status < 500 and status not in (407, 408, 425, 429) and _is_considered(answer):
             self._trust(session)
             raise Refused(text, answer)
-        raise DriverError(text, code=status)
+        raise Failed(text, answer)
 
     @asynccontextmanager
     async def _calling(self, size: int, kind: str) -> AsyncIterator[_Session]:
@@ -828,6 +828,14 @@ class TooLarge(DriverError):
     permanent = True
 
 
+class Failed(DriverError):
+    """The other sidecar's answer to what may succeed another time."""
+
+    def __init__(self, message: str, answer: Answer) -> None:
+        super().__init__(message, code=answer.status)
+        self.answer = answer
+
+
 _TOKEN_REFUSED: Final = "the sidecar refuses the token (401); correct spec.token and reload"
 
 
@@ -859,11 +867,21 @@ def _is_considered(answer: Answer) -> bool:
 
     A proxy or a firewall that refuses has other words, and what it refuses must not be given up.
     """
+    code = _error_code(answer)
+    return bool(code) and not code.endswith(("_NOT_FOUND", "_NOT_CONFIGURED"))
+
+
+def _is_about_a_store(answer: Answer) -> bool:
+    """Dapr answers 401 also where a secret store is not there, which says nothing of the token."""
+    return _error_code(answer) == "ERR_SECRET_STORE_NOT_FOUND"
+
+
+def _error_code(answer: Answer) -> str:
     try:
         code = json.loads(answer.body)["errorCode"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        return False
-    return isinstance(code, str) and not code.endswith(("_NOT_FOUND", "_NOT_CONFIGURED"))
+        return ""
+    return code if isinstance(code, str) else ""
 
 
 def _excerpt(answer: Answer) -> str:

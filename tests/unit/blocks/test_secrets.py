@@ -132,3 +132,21 @@ async def test_references_pass_the_scopes() -> None:
     assert await read("vault", "a") == {"a": "value of a"}
     assert store.asked == [("a", {"namespace": "prod"})]
     assert await read("none", "a") is None
+
+
+async def test_a_further_store_is_one_like_the_others() -> None:
+    rules, far = Rules(), Store()
+    block = Secrets({"mine": Store()}, SecretScopes([SecretScope("far", "deny", ("a",), ())]), rules)
+    assert block.add("far", far)
+    assert await block.get("far", "a", {}) == {"a": "value of a"}
+    assert await block.bulk_get("far", {}) == {"a": {"a": "v"}}
+    assert ("far", "Secretstore", "Outbound") in rules.asked
+    with pytest.raises(EdgeError) as caught:
+        await block.get("far", "b", {})
+    assert caught.value.kind is Kind.SECRET_DENIED
+
+
+async def test_a_name_stays_with_who_has_it() -> None:
+    block = Secrets({"mine": Store()})
+    assert not block.add("mine", Store(failures=9))
+    assert await block.get("mine", "a", {}) == {"a": "value of a"}

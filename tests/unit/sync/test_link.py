@@ -16,7 +16,7 @@ from edge_runtime.config.links import CloudLink, Window
 from edge_runtime.model.errors import DriverError, EtagInvalid, EtagMismatch, Unreachable
 from edge_runtime.model.ports import Backoff
 from edge_runtime.observability.metrics import Metrics, render
-from edge_runtime.sync.link import Link, Refused
+from edge_runtime.sync.link import Failed, Link, Refused
 from edge_runtime.sync.link_settings import Clocks, LinkLimits, LinkMetrics, LinkSettings
 from edge_runtime.sync.remote import RemoteSidecar
 from tests.brokers import until
@@ -160,6 +160,16 @@ async def test_what_may_pass_is_tried_again(status: int) -> None:
             await opened.remote.publish("p", "t", b"", "text/plain", {})
         assert not isinstance(caught.value, Unreachable)
         assert not caught.value.permanent
+        assert opened.link.state.up
+
+
+async def test_a_store_that_is_not_there_says_nothing_of_the_token() -> None:
+    path = b"/base/v1.0/secrets/none/a"
+    async with open_link({path: (401, said("failed finding secret store", "ERR_SECRET_STORE_NOT_FOUND"))}) as opened:
+        await opened.state("up")
+        with pytest.raises(Failed) as caught:
+            await opened.link.call("GET", "v1.0/secrets/none/a")
+        assert (caught.value.code, caught.value.permanent) == (401, False)
         assert opened.link.state.up
 
 
