@@ -237,9 +237,9 @@ class _Look:
 
     def _settle_conflict(self, conflict: Conflict, decision: Decision) -> Settlement:
         """The decision becomes the version here, the remote's becomes the base; sending the difference is the next
-        step, and an ordinary one."""
+        step, and an ordinary one. Where nothing is sent it stays a change, which the remote's next version meets."""
         keeps = same(decision.value, self.local)
-        sends = self.route.direction != "down" and not same(decision.value, self.remote.value)
+        differs = not same(decision.value, self.remote.value)
         change = self.known.change
         value: bytes | Keep | None = KEEP if keeps else decision.value
         sibling = None
@@ -250,8 +250,8 @@ class _Look:
             self.known,
             value=value,
             base=base,
-            done=not sends,
-            changed=sends and (not keeps or change is None or bool(change.refused)),
+            done=not differs,
+            changed=differs and (not keeps or change is None or bool(change.refused)),
             dispute=_dispute(self.route.conflict, conflict, decision) if decision.losers else None,
             sibling=sibling,
         )

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.simulation.world import Plan, simulate
+from tests.simulation.state_world import Plan, simulate
 
 POLICIES = ["remote-wins", "local-wins", "last-writer", "merge", "app", "keep-both"]
-UP = {"direction": "up", "nodes": 1, "cloud_writes": False}
+UP: dict[str, Any] = {"direction": "up", "nodes": 1, "cloud_writes": False}
 # Runs that failed once. Each stays here with the plan under which it did.
 SEEDS_ONCE_FAILED: list[tuple[int, Any]] = [
     (3, Plan("remote-wins")),  # a key that was put off twice was never looked at again
@@ -19,6 +19,7 @@ SEEDS_ONCE_FAILED: list[tuple[int, Any]] = [
     (314, Plan("merge")),  # a removal was lost in a merge without a base
     (32, Plan("remote-wins", **UP)),  # what was sent over an own creation was taken for somebody else's
     (72, Plan("last-writer", **UP)),
+    (9, Plan("merge", "down", 2, True, 40, 60, 20, 6)),  # what was merged here gave way to the next remote version
 ]
 
 
@@ -37,6 +38,13 @@ def test_one_node_sends_up(conflict: Any) -> None:
         assert not world.disputes or world.remote.ghosts, (
             f"seed {seed}: nobody else wrote, so with whom is the conflict?"
         )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("conflict", POLICIES)
+def test_nodes_follow_remote(conflict: Any) -> None:
+    for seed in range(10):
+        simulate(seed, Plan(conflict, "down"))
 
 
 @pytest.mark.slow

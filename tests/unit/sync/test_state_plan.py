@@ -183,7 +183,19 @@ def test_sibling_has_its_own_key() -> None:
 
 def test_mirrors_settle_without_sending() -> None:
     step = plan(Known(K, MINE, CHANGED, SYNCED), THEIRS, of=route("local-wins", "down"))
-    assert (step.value, step.done, step.changed, step.base.local_etag) == (KEEP, True, False, "l2")
+    assert (step.value, step.done, step.changed, step.base.local_etag) == (KEEP, False, False, "l2")
+    assert plan(Known(K, MINE, CHANGED, step.base), of=route("local-wins", "down")) is None
+    taken = plan(Known(K, MINE, CHANGED, SYNCED), THEIRS, of=route("remote-wins", "down"))
+    assert (taken.value, taken.done, taken.changed) == (b"their", True, False)
+
+
+def test_mirrors_keep_what_was_merged() -> None:
+    known = Known(K, Item(b'{"a":1}', "l2"), CHANGED, Base("e1", True, "l1", b"{}", (), "2"))
+    step = plan(known, Remote(b'{"b":1}', "e2"), of=route("merge", "down"))
+    assert (step.value, step.done, step.changed) == (b'{"b":1,"a":1}', False, True)
+    merged = Known(K, Item(b'{"b":1,"a":1}', "l3"), CHANGED, step.base._replace(local_etag="l3"))
+    step = plan(merged, Remote(b'{"b":1,"c":1}', "e3"), of=route("merge", "down"))
+    assert step.value == b'{"b":1,"c":1,"a":1}'
 
 
 def test_unscanned_writes_of_others_conflict() -> None:

@@ -1,8 +1,8 @@
 """Nodes, a remote state store and the links between them, in memory: one seed decides everything that happens.
 
-The nodes run the product's own journal (SQLite in memory), planner, merge and syncing loop. Time is trio's test clock,
-the order of tasks is seeded, and so are the faults: lost requests, lost answers, requests that are done long after they
-were given up, doubled requests, partitions, crashes at any await, wall clocks that jump, writes by another process.
+The nodes run the product's own journal (SQLite in memory), planner, merge and syncing loop. The order of tasks is
+seeded, and so are the faults: lost requests, lost answers, requests that are done long after they were given up,
+doubled requests, partitions, crashes at any await, full disks, wall clocks that jump, writes by another process.
 
 A value is an object with one member for every write that it knows of: who writes adds a member to what was there. So
 at the end the ledger can say of every acknowledged write where it went.
@@ -11,26 +11,24 @@ at the end the ledger can say of every acknowledged write where it went.
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 import trio
-from trio.testing import MockClock
 
-from edge_runtime.model.errors import DriverError, EtagMismatch, Unreachable
+from edge_runtime.model.errors import DriverError, EtagMismatch, StoreUnavailable, Unreachable
 from edge_runtime.model.hlc import Clock, parse
 from edge_runtime.model.ports import Backoff, DeleteRequest, SetRequest
 from edge_runtime.model.sync import Keys
 from edge_runtime.store.conflicts import Entry
-from edge_runtime.store.connection import location
-from edge_runtime.store.database import Database, open_database
 from edge_runtime.store.journal import Journal, open_journal
 from edge_runtime.store.state import StateTable
 from edge_runtime.sync.merge import Conflict, Version, merge
 from edge_runtime.sync.state import Stamps, StateSync, SyncLimits
 from edge_runtime.sync.state_plan import StateRoute
+from tests.simulation.disk import Disk, Unanswered
+from tests.simulation.stage import Stage
 
 T = TypeVar("T")
 PREFIX = "app||orders/"
@@ -39,6 +37,8 @@ LIMITS = SyncLimits(
     batch_keys_max=3, requests_max=2, keys_max=8, scan_s=15.0, retry=Backoff(1, 20), unreachable=Backoff(1, 20)
 )
 WALL_MS = 1_700_000_000_000
+# What the wall clock may be wrong by: it begins in 1970, or is a day behind, or ahead.
+JUMPS_MS = (-WALL_MS, -86_400_000, 0, 3_600_000)
 
 
 class Plan(NamedTuple):
@@ -50,6 +50,9 @@ class Plan(NamedTuple):
     cloud_writes: bool = True
     active_s: float = 300.0
     calm_s: float = 400.0
+    late_s: float = 60.0  # by which a request may be late
+    hurry: float = 1.0  # everything happens so many times as often
+    crowded: bool = False  # the disk is full from time to time
 
 
 def flags_of(value: bytes | None) -> set[str]:
@@ -62,6 +65,7 @@ class Removal(NamedTuple):
     key: str
     name: str
     saw: set[str]
+    who: str
 
 
 class Ledger:
@@ -82,7 +86,7 @@ class Ledger:
 
     def remove(self, who: str, key: str, value: bytes) -> None:
         name = self.next("-")
-        self.removed.append(Removal(key, name, flags_of(value)))
+        self.removed.append(Removal(key, name, flags_of(value), who))
         self._last.setdefault((who, key), {})[name] = 1
 
     def reach(self, who: str, key: str) -> None:
@@ -98,7 +102,13 @@ class Ledger:
 
     def first(self, who: str, key: str) -> dict[str, int]:
         """The members of a value that is written where there was none: what was removed there before."""
-        return {**self._last.pop((who, key), {}), **self._reached.get(key, {})}
+        return {**self._last.get((who, key), {}), **self._reached.get(key, {})}
+
+    def write(self, who: str, key: str, flag: str, *, first: bool) -> None:
+        """It is done."""
+        self.written[flag] = key
+        if first:
+            self._last.pop((who, key), None)
 
 
 class RemoteStore:
@@ -208,15 +218,18 @@ class Link:
             pass
 
     async def _do_late(self, do: Callable[[bool], Any]) -> None:
-        await trio.sleep(self.world.chance.uniform(0, 60))
+        await trio.sleep(self.world.chance.uniform(0, self.world.plan.late_s))
         self._do(do, late=True)
 
 
 class Node:
     """One node: its file, and the process that comes and goes."""
 
-    def __init__(self, world: World, name: str, database: Database) -> None:
-        self.world, self.name, self.database = world, name, database
+    def __init__(self, world: World, name: str) -> None:
+        self.world, self.name = world, name
+        self.disk = Disk()
+        self.disk.copy_from(_template())
+        self.database = self.disk.open()
         self.link = Link(world, name)
         self.wall_offset_ms = 0
         self.alive = False
@@ -231,7 +244,7 @@ class Node:
     async def live(self) -> None:
         """One process, until it is killed."""
         with trio.CancelScope() as self.scope:
-            self.database.taps.clear()
+            self.database = self.disk.open()
             self.table = StateTable(self.database, now=lambda: self.wall_ms() / 1000)
             await self.table.prepare(cleaned=False)
             clock = Clock(self.name)
@@ -253,6 +266,12 @@ class Node:
                 await trio.sleep_forever()
         self.alive = False
 
+    def kill(self) -> None:
+        """The process ends, whatever it does at this moment."""
+        self.alive = False
+        self.database.dead = True
+        self.scope.cancel()
+
     async def ask(self, conflict: Conflict) -> Version:
         chance = self.world.chance
         await trio.sleep(chance.choice([0, 0.5]))
@@ -269,21 +288,25 @@ class Node:
         flag = self.world.ledger.next(self.name)
         value[flag] = 1
         request = SetRequest(PREFIX + key, json.dumps(value).encode(), item and item.etag, item is None)
-        try:
-            await self.table.set(request)
-        except EtagMismatch:
-            return
-        self.world.ledger.written[flag] = key
+        if await self._done(lambda: self.table.set(request)):
+            self.world.ledger.write(self.name, key, flag, first=item is None)
 
     async def remove(self, key: str) -> None:
         item = await self.table.get(PREFIX + key)
         if item is None:
             return
+        if await self._done(lambda: self.table.delete(DeleteRequest(PREFIX + key, item.etag))):
+            self.world.ledger.remove(self.name, key, item.value)
+
+    async def _done(self, change: Callable[[], Awaitable[Any]]) -> bool:
+        """Is it on disk? The app does not hear of it when the process dies first; what is there counts all the same."""
         try:
-            await self.table.delete(DeleteRequest(PREFIX + key, item.etag))
-        except EtagMismatch:
-            return
-        self.world.ledger.remove(self.name, key, item.value)
+            await change()
+        except Unanswered:
+            return True
+        except (EtagMismatch, StoreUnavailable):
+            return False
+        return True
 
     async def as_another_process(self, act: Callable[[str], Any], key: str) -> None:
         """No journal hears of it."""
@@ -298,9 +321,10 @@ class Node:
 class World:
     """Everything, and what happens to it."""
 
-    def __init__(self, seed: int, plan: Plan) -> None:
+    def __init__(self, stage: Stage, plan: Plan) -> None:
         self.plan = plan
-        self.chance = random.Random(seed)
+        self.stage = stage
+        self.chance = stage.chance
         self.ledger = Ledger()
         self.remote = RemoteStore()
         self.nodes: list[Node] = []
@@ -309,23 +333,23 @@ class World:
         self.disputes: list[Entry] = []
 
     async def run(self) -> None:
-        async with AsyncExitStack() as stack:
-            for number in range(self.plan.nodes):
-                database = await stack.enter_async_context(open_database(location(":memory:")))
-                self.nodes.append(Node(self, "abcdef"[number], database))
-            async with trio.open_nursery() as self.nursery:
-                for node in self.nodes:
-                    self.nursery.start_soon(self._keep_alive, node)
-                with trio.move_on_after(self.plan.active_s):
-                    async with trio.open_nursery() as busy:
-                        for node in self.nodes:
-                            busy.start_soon(self._use, node)
-                            busy.start_soon(self._trouble, node)
-                        if self.plan.cloud_writes:
-                            busy.start_soon(self._use_cloud)
-                await self._calm_down()
-                await self._check()
-                self.nursery.cancel_scope.cancel()
+        self.nodes = [Node(self, "abcdef"[number]) for number in range(self.plan.nodes)]
+        async with trio.open_nursery() as self.nursery:
+            for node in self.nodes:
+                self.nursery.start_soon(self._keep_alive, node)
+            with trio.move_on_after(self.plan.active_s):
+                async with trio.open_nursery() as busy:
+                    for node in self.nodes:
+                        busy.start_soon(self._use, node)
+                        busy.start_soon(self._trouble, node)
+                    if self.plan.cloud_writes:
+                        busy.start_soon(self._use_cloud)
+            await self._calm_down()
+            await self._check()
+            self.nursery.cancel_scope.cancel()
+
+    async def _pause(self, seconds: float) -> None:
+        await trio.sleep(seconds / self.plan.hurry)
 
     async def _keep_alive(self, node: Node) -> None:
         while True:
@@ -334,7 +358,7 @@ class World:
 
     async def _use(self, node: Node) -> None:
         while True:
-            await trio.sleep(self.chance.choice([0.1, 1, 10, 30]))
+            await self._pause(self.chance.choice([0.1, 1, 10, 30]))
             if not node.alive:
                 continue
             key = self.chance.choice("kmn")
@@ -346,7 +370,7 @@ class World:
 
     async def _use_cloud(self) -> None:
         while True:
-            await trio.sleep(self.chance.choice([1, 10, 40]))
+            await self._pause(self.chance.choice([1, 10, 40]))
             key = self.chance.choice("kmn")
             found = self.remote.items.get(REMOTE_PREFIX + key)
             if found is not None and self.chance.random() < 0.25:
@@ -361,30 +385,35 @@ class World:
                     self.ledger.create(key)
                 text = json.dumps(value, indent=self.chance.choice([None, 1]), sort_keys=self.chance.random() < 0.5)
                 self.remote.save(REMOTE_PREFIX + key, text.encode(), None, False)
-                self.ledger.written[flag] = key
+                self.ledger.write("z", key, flag, first=found is None)
             for node in self.nodes:
                 if node.alive and self.chance.random() < 0.6:
                     node.sync.told([REMOTE_PREFIX + key, "elsewhere"])
 
     async def _trouble(self, node: Node) -> None:
         while True:
-            await trio.sleep(self.chance.uniform(0, 40))
+            await self._pause(self.chance.uniform(0, 40))
             what = self.chance.random()
             if what < 0.35:
                 node.link.partitioned = not node.link.partitioned
                 if not node.link.partitioned and node.alive and self.chance.random() < 0.5:
                     node.sync.up()
             elif what < 0.7:
-                node.scope.cancel()
+                self.stage.at_step(self.chance.randrange(1, 40), node.kill)
             elif what < 0.85:
-                node.wall_offset_ms = self.chance.choice([-WALL_MS, -86_400_000, 0, 3_600_000])
+                node.wall_offset_ms = self.chance.choice(JUMPS_MS)
+            elif self.plan.crowded:
+                node.disk.fill()
+                await self._pause(self.chance.uniform(0, 20))
+                node.disk.clean_up()
 
     async def _calm_down(self) -> None:
         """No more faults: what is late arrives, then everything has its time."""
         self.faulty = False
         for node in self.nodes:
             node.link.partitioned = False
-        await trio.sleep(100)
+            node.disk.clean_up()
+        await trio.sleep(self.plan.late_s + 40)
         for node in self.nodes:
             node.sync.up()
             node.sync.told([REMOTE_PREFIX + key for key in "kmn"])
@@ -393,6 +422,9 @@ class World:
     # --- what must hold
 
     async def _check(self) -> None:
+        if self.plan.direction == "down":
+            await self._check_down()
+            return
         entries = [entry for node in self.nodes for entry in await node.journal.inbox.entries(0, 10_000)]
         self.disputes = entries
         for key in "kmn":
@@ -407,9 +439,33 @@ class World:
             here = None if item is None else json.loads(item.value)
             there = None if final is None else json.loads(final)
             assert here == there, f"{key} is {here} on node {node.name} and {there} at the remote"
-            if self.plan.direction != "down":
-                pending = await node.journal.pending(Keys(PREFIX), "", 100)
-                assert not pending, f"node {node.name} has still to send {pending}"
+            pending = await node.journal.pending(Keys(PREFIX), "", 100)
+            assert not pending, f"node {node.name} has still to send {pending}"
+
+    async def _check_down(self) -> None:
+        """Nodes write nothing there, follow it where they have not written, and lose nothing where they have."""
+        for key in "kmn":
+            item = self.remote.items.get(REMOTE_PREFIX + key)
+            final = None if item is None else item[0]
+            there = None if final is None else json.loads(final)
+            names = {flag[0] for flag in flags_of(final)} - {"-"}
+            assert names <= {"z"}, f"{key}: somebody but the cloud has written {there}"
+            for node in self.nodes:
+                await self._check_follows(node, key, there)
+
+    async def _check_follows(self, node: Node, key: str, there: Any) -> None:
+        item = await node.table.get(PREFIX + key)
+        here = None if item is None else json.loads(item.value)
+        own = {flag for flag, where in self.ledger.written.items() if where == key and flag[0] == node.name}
+        removals = [one for one in self.ledger.removed if one.key == key and one.who == node.name]
+        if not own and not removals:
+            assert here == there, (
+                f"{key} is {here} on node {node.name}, which never wrote it, and {there} at the remote"
+            )
+        kept = set(here or ()) | {flag for removal in removals for flag in removal.saw}
+        for entry in await node.journal.inbox.entries(0, 10_000):
+            kept |= flags_of(entry.dispute.local) | flags_of(entry.dispute.remote)
+        assert own <= kept, f"{own - kept} of {key} is lost on node {node.name}"
 
     def _check_key(self, key: str, final: bytes | None, entries: list[Entry]) -> None:
         kept = flags_of(final)
@@ -434,18 +490,32 @@ class World:
             assert not there or lost_removal or followed, f"{key} came back: {there} of {removal}"
 
 
+@cache
+def _template() -> bytes:
+    """A file with every table that the product makes in it."""
+    disk = Disk()
+
+    async def make() -> None:
+        database = disk.open()
+        table = StateTable(database)
+        await table.prepare(cleaned=False)
+        await open_journal(database, table, Stamps(Clock(""), lambda: 0), lambda: 0.0)
+
+    trio.run(make)
+    return disk.connection.serialize()
+
+
 def simulate(seed: int, plan: Plan) -> World:
     """Run it. The same seed always does the same."""
-    run = trio._core._run  # type: ignore[attr-defined]
-    before = run._ALLOW_DETERMINISTIC_SCHEDULING
-    run._ALLOW_DETERMINISTIC_SCHEDULING = True
-    run._r.seed(seed)
-    world = World(seed, plan)
+    _template()
+    stage = Stage(seed)
+    world = World(stage, plan)
     try:
-        trio.run(world.run, clock=MockClock(autojump_threshold=0))
+        stage.run(world.run)
     except BaseException as error:
         error.add_note(f"seed {seed}, {plan}")
         raise
     finally:
-        run._ALLOW_DETERMINISTIC_SCHEDULING = before
+        for node in world.nodes:
+            node.disk.close()
     return world
