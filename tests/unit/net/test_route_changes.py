@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
 
 import pytest
 
-from tests.support.namespaces import why_not
+from tests.support.namespace import Namespace, need_namespaces
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not())]
+pytestmark = pytest.mark.slow
 
 WATCH = """
 import select, subprocess, trio, trio.testing
@@ -44,8 +42,9 @@ trio.run(main)
 
 
 def test_links_addresses_and_routes_are_told() -> None:
-    command = [shutil.which("unshare") or "unshare", "--net", sys.executable, "-c", WATCH]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": "."})
+    need_namespaces()
+    with Namespace() as network:
+        done = network.run(lambda: subprocess.run([sys.executable, "-c", WATCH], capture_output=True, text=True))
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 6
     assert done.stdout.splitlines()[-1] == "quiet"

@@ -309,6 +309,68 @@ async def test_now_waits_for_no_pause() -> None:
         assert len(opened.far.app.seen) == count + 1
 
 
+class News:
+    """What the kernel tells, by hand."""
+
+    def __init__(self) -> None:
+        self._changed = trio.Event()
+
+    def tell(self) -> None:
+        self._changed.set()
+
+    async def wait(self) -> None:
+        await self._changed.wait()
+        self._changed = trio.Event()
+
+
+@pytest.fixture
+def news(monkeypatch: pytest.MonkeyPatch) -> News:
+    told = News()
+
+    @asynccontextmanager
+    async def open_news() -> AsyncIterator[News]:
+        yield told
+
+    monkeypatch.setattr("edge_runtime.sync.link.open_route_changes", open_news)
+    return told
+
+
+async def test_news_of_the_kernel_end_a_pause(news: News) -> None:
+    async with open_link(probe_s=60, clocks=Clocks(chance=lambda: 1e9)) as opened:
+        await opened.state("up")
+        assert opened.link._session is not None
+        opened.link._fall(opened.link._session, "unplugged")
+        await trio.testing.wait_all_tasks_blocked()
+        news.tell()
+        await opened.state("up")
+
+
+async def test_news_of_the_kernel_end_a_probe_that_hangs(news: News, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.unit.sync.test_link.LIMITS", LIMITS._replace(probe_timeout_s=1e6, probe_least_s=0.01))
+    async with open_link({}, probe_s=60, clocks=Clocks(chance=lambda: 1e9)) as opened:
+        opened.far.answers[b"/base" + HEALTH] = None
+        await until(lambda: opened.far.app.seen)
+        opened.far.answers[b"/base" + HEALTH] = (204, b"")
+        news.tell()
+        await opened.state("up")
+
+
+async def test_news_of_the_kernel_show_a_lost_way(news: News, monkeypatch: pytest.MonkeyPatch) -> None:
+    reachable = [True, False]
+
+    async def can_reach(origin: Any, timeout_s: float) -> bool:
+        return reachable.pop(0)
+
+    async with open_link(probe_s=60, metered=True) as opened:
+        await opened.state("up")
+        monkeypatch.setattr(opened.link._dialer, "can_reach", can_reach)
+        news.tell()
+        await until(lambda: len(reachable) == 1)
+        assert opened.link.state.up
+        news.tell()
+        assert "no way to the sidecar" in await opened.state("down")
+
+
 async def test_now_may_open_a_window() -> None:
     wall = Wall()
     async with open_link(windows=(Window(frozenset({3}), 13 * 60, 14 * 60),), clocks=wall.clocks()) as opened:
