@@ -59,6 +59,7 @@ PROBE_PATH: Final = b"/v1.0/healthz/outbound"
 # Needs the token, which the one above does not.
 TOKEN_PROBE_PATH: Final = b"/v1.0/metadata"
 _PAUSE_MOST_S: Final = 60.0
+_METERED: Final = 10  # so much seldomer is asked over a link that costs by the byte
 # Statuses that somebody between may have said, who has not asked for the token.
 _PROVE_NOTHING: Final = (401, 403, 407, 502, 503, 504)
 _LOOK_S: Final = 15.0  # how often the clock on the wall is looked at, which may jump
@@ -138,7 +139,7 @@ class Link:
         self._grpc_dialer = Dialer(self._ends.proxy, lambda sent, got: self._meter.count(sent, got, streams))
         self._passing_dialer = Dialer(self._ends.proxy, lambda sent, got: self._meter.count(sent, got, "invocation"))
         self._places_taken = 0
-        metrics.up.set(0, (self.name,))
+        metrics.show(self.name, self.state, self.state)
 
     @property
     def metered(self) -> bool:
@@ -174,7 +175,7 @@ class Link:
             self._metrics.changes.add((self.name, state.name))
             text = f": {state.reason}" if state.reason else ""
             logger.info("cloud link %s is %s%s", self.name, state.name, text)
-        self._metrics.up.set(int(state.up), (self.name,))
+        self._metrics.show(self.name, last, state)
         if not state.up and self._session is not None:
             self._session.end()
         self._tell(state)
@@ -343,7 +344,7 @@ class Link:
         now = trio.current_time()
         if self._down_at is None:
             self._down_at = now
-        most_s = min(self.settings.resource.probe_s, _PAUSE_MOST_S)
+        most_s = min(self.settings.resource.probe_s, _PAUSE_MOST_S) * (_METERED if self.metered else 1)
         pause_s = min(max((now - self._down_at) / 8, self._limits.first_backoff_s), most_s)
         return pause_s * (0.75 + 0.5 * self._clocks.chance())
 
@@ -369,7 +370,7 @@ class Link:
 
         tls = self._ends.grpc_tls() if origin.scheme == "https" else None
         limits = CLIENT_HTTP2_LIMITS._replace(
-            keepalive_idle_s=self._limits.keepalive_idle_s * (10 if self.metered else 1),
+            keepalive_idle_s=self._limits.keepalive_idle_s * (_METERED if self.metered else 1),
             keepalive_timeout_s=self._limits.keepalive_timeout_s,
         )
         async with open_grpc_client(

@@ -87,10 +87,24 @@ class LinkMetrics:
 
     def __init__(self, metrics: Metrics) -> None:
         self.up = metrics.gauge("edge_link_up", "link")
+        self.state = metrics.gauge("edge_link_state", "link", "state")
         self.changes = metrics.counter("edge_link_changes_total", "link", "state")
         self.bytes = metrics.counter("edge_link_bytes_total", "link", "class", "direction")
         self.calls = metrics.counter("edge_link_calls_total", "link", "class", "outcome")
         self.day_left = metrics.gauge("edge_link_budget_left_bytes", "link")
+
+    def show(self, link: str, last: LinkState, state: LinkState) -> None:
+        """Its state has changed."""
+        if state.name != last.name:
+            self.state.values.pop((link, last.name), None)
+        self.state.set(1, (link, state.name))
+        self.up.set(int(state.up), (link,))
+
+    def hide(self, link: str) -> None:
+        """Nobody has it open any more."""
+        for gauge in (self.up, self.state, self.day_left):
+            for labels in [labels for labels in gauge.values if labels[0] == link]:
+                del gauge.values[labels]
 
 
 class Ends:

@@ -249,3 +249,5 @@ class Links:
                 del self._open[shared.link.settings]
             shared.scope.cancel()
             await shared.closed.wait()
+            if all(other.link.name != shared.link.name for other in self._open.values()):
+                self._metrics.hide(shared.link.name)

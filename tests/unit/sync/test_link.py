@@ -275,6 +275,27 @@ async def test_pauses_grow_with_the_outage(autojump_clock: trio.testing.MockCloc
     assert link._pause_s() == 0.25
 
 
+async def test_a_metered_link_is_tried_seldomer(autojump_clock: trio.testing.MockClock) -> None:
+    resource = CloudLink("cloud", "http://127.0.0.1:9", metered=True)
+    link = Link(LinkSettings(resource), LinkMetrics(Metrics()), None, Clocks(chance=lambda: 0.5))
+    link._pause_s()
+    await trio.sleep(10_000)
+    assert link._pause_s() == 300
+
+
+async def test_a_state_is_a_gauge_while_somebody_has_the_link() -> None:
+    async with open_link() as opened:
+        await opened.state("up")
+        opened.link.pause()
+        page = render((opened.metrics,))
+        assert [line for line in page.splitlines() if line.startswith("dapr_edge_link_state{")] == [
+            'dapr_edge_link_state{link="cloud",state="paused"} 1'
+        ]
+        assert 'dapr_edge_link_up{link="cloud"} 0' in page
+        opened.link._metrics.hide("cloud")
+        assert "dapr_edge_link_up{" not in render((opened.metrics,))
+
+
 async def test_a_paused_link_does_nothing() -> None:
     async with open_link({PUBLISH: None}) as opened:
         await opened.state("up")
