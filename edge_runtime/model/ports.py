@@ -252,7 +252,8 @@ class EntryId(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One operation that waits. `enqueued_at` is what the wall clock said; `attempts` failed before this one."""
+    """One operation that waits. `enqueued_at` is when it came, by what the wall clock says now: its age takes no notice
+    of a clock that was set meanwhile. `attempts` failed before this one."""
 
     id: EntryId
     route: str

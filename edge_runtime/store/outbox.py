@@ -18,6 +18,7 @@ from edge_runtime.model.errors import DriverError, Overloaded, StoreUnavailable
 from edge_runtime.model.hlc import Clock, unpack
 from edge_runtime.store.faults import fault_of
 from edge_runtime.store.identity import Identity, open_identity, read_identity
+from edge_runtime.store.kernel_clock import Synchronized
 from edge_runtime.store.log_clock import up_ms
 from edge_runtime.store.log_wakes import GroupLock
 from edge_runtime.store.migrations import ByName, migrate
@@ -444,12 +445,16 @@ class OutboxStore:
         return True
 
 
-async def open_outbox_store(database: Database, clock_ms: Callable[[], int] = up_ms) -> OutboxStore:
-    """The outbox of `database`; its tables are made when there are none."""
+async def open_outbox_store(
+    database: Database, clock_ms: Callable[[], int] = up_ms, is_right: Callable[[], bool] | None = None
+) -> OutboxStore:
+    """The outbox of `database`; its tables are made when there are none. `is_right` vouches for the wall clock."""
+    is_right = is_right or Synchronized()
     await migrate(database, STEPS, ByName())
     latest_at, latest_hlc = _latest(database.read)
     identity = await open_identity(database, latest_at, in_memory=database.path == ":memory:", clock_ms=clock_ms)
-    return OutboxStore(database, identity, Clock(identity.node, unpack(latest_hlc, identity.node)), clock_ms)
+    clock = Clock(identity.node, unpack(latest_hlc, identity.node), is_right=is_right)
+    return OutboxStore(database, identity, clock, clock_ms)
 
 
 def has_outbox(database: Database) -> bool:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -27,6 +28,7 @@ import trio
 
 from edge_runtime.model.errors import BodyTooLarge, DriverError, Overloaded, Unreachable
 from edge_runtime.model.http import Body, Header, Request, Response
+from edge_runtime.net.clock_jump import until_clock_is_set
 from edge_runtime.net.connections import Origin
 from edge_runtime.net.http_client import ClientLimits, HttpClient, open_http_client
 from edge_runtime.net.route_changes import RouteChanges, open_route_changes
@@ -63,6 +65,7 @@ _METERED: Final = 10  # so much seldomer is asked over a link that costs by the 
 # Statuses that somebody between may have said, who has not asked for the token.
 _PROVE_NOTHING: Final = (401, 403, 407, 502, 503, 504)
 _LOOK_S: Final = 15.0  # how often the clock on the wall is looked at, which may jump
+_OTHER_TIME: Final = re.compile(r"certificate (is not yet valid|has expired)")
 _SAFE: Final = "!$&'()*+,-.:;=@_~"
 
 
@@ -249,7 +252,19 @@ class Link:
                 self._note_try()
                 if pause_s:
                     with trio.move_on_after(pause_s):
-                        await self._hurried.wait()
+                        await self._until_hurried()
+
+    async def _until_hurried(self) -> None:
+        """A certificate of another time may be one of today as soon as the clock is set."""
+        async with trio.open_nursery() as nursery:
+            if _OTHER_TIME.search(self.state.reason):
+                nursery.start_soon(self._hurry_when_clock_is_set)
+            await self._hurried.wait()
+            nursery.cancel_scope.cancel()
+
+    async def _hurry_when_clock_is_set(self) -> None:
+        await until_clock_is_set(self._clocks.wall)
+        self._hurry()
 
     def _note_try(self) -> None:
         self._tried.set()
@@ -460,10 +475,20 @@ class Link:
                 return self._judge_probe(session, answer)
             return f"no answer within {round(min(scope.deadline - began, limit_s), 1):g} s"
         except DriverError as error:
-            return str(error)
+            return self._dated(str(error))
         finally:
             self._probing = None
             current_class.reset(token)
+
+    def _dated(self, reason: str) -> str:
+        """A certificate of another time is a sign that this node does not know what time it is."""
+        if not _OTHER_TIME.search(reason):
+            return reason
+        today = time.strftime("%Y-%m-%d", self._clocks.local(self._clocks.wall()))
+        return (
+            f"{reason}; this node's clock says {today}: when that is wrong, set it or let a time server set it, and the"
+            " link is tried again at once; else the certificate is to be renewed"
+        )
 
     def _judge_probe(self, session: _Session, answer: Answer) -> str:
         if self._token_refused and answer.status == 401:

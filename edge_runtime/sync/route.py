@@ -10,6 +10,7 @@ import trio
 
 from edge_runtime.model.errors import BadMetadata, DriverError, Overloaded, StoreUnavailable, Unreachable
 from edge_runtime.model.ports import Entry, EntryId, RouteSettings, Send
+from edge_runtime.store.log_tables import wall_time
 from edge_runtime.store.outbox import KEY_BYTES_MAX, Burial, Content, Head, Removal, RouteStore, entry_size
 from edge_runtime.sync.leavings import Leavings
 from edge_runtime.sync.payloads import Payloads
@@ -506,7 +507,7 @@ class OpenRoute:
             head.key,
             content.payload,
             store.hlc_text(head.hlc),
-            content.wall,
+            wall_time(head.at, store.now()),
             item.attempts,
         )
 

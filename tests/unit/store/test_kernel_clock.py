@@ -39,3 +39,11 @@ def test_a_kernel_that_does_not_say_leaves_the_flag(
 
 def test_this_machine_answers() -> None:
     assert kernel_clock.is_synchronized() in (True, False)
+
+
+def test_who_asks_often_gets_the_last_answer() -> None:
+    answers, now = [True, False], [0.0]
+    ask = kernel_clock.Synchronized(lambda: answers.pop(0), lambda: now[0])
+    assert [ask(), ask()] == [True, True]
+    now[0] = 1.0
+    assert [ask(), ask()] == [False, False]

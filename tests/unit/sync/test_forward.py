@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,18 @@ async def test_entries_outlive_the_process(tmp_path: Path) -> None:
     assert later.enqueued_hlc > entry.enqueued_hlc
     assert parse(entry.enqueued_hlc).node == entry_id.node
     assert later.enqueued_at >= entry.enqueued_at
+
+
+async def test_an_entry_s_age_is_not_that_of_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Taken in 1970, sent a moment later, after the clock was set."""
+    end, wall = OtherEnd(), [100.0]
+    monkeypatch.setattr(time, "time", lambda: wall[0])
+    async with open_world(tmp_path) as world, world.route(end) as route:
+        await route.append("k", b"early")
+        wall[0] = 1_790_000_000.0
+        route.up()
+        await end.wait_for(1)
+    assert 0 <= wall[0] - end.entries[0].enqueued_at < 60
 
 
 async def test_what_comes_at_the_end_is_known_to_the_next(tmp_path: Path) -> None:

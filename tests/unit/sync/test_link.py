@@ -16,6 +16,7 @@ from edge_runtime.config.links import CloudLink, Window
 from edge_runtime.model.errors import DriverError, EtagInvalid, EtagMismatch, Unreachable
 from edge_runtime.model.ports import Backoff
 from edge_runtime.observability.metrics import Metrics, render
+from edge_runtime.sync.link import Answer as LinkAnswer
 from edge_runtime.sync.link import Failed, Link, Refused
 from edge_runtime.sync.link_settings import Clocks, LinkLimits, LinkMetrics, LinkSettings
 from edge_runtime.sync.remote import RemoteSidecar
@@ -598,3 +599,83 @@ async def test_a_refused_etag_is_known(status: int, body: bytes, expected: type[
         ):
             with pytest.raises(expected):
                 await write()
+
+
+# --- the wall clock ---------------------------------------------------------------------------------------------------
+
+
+class SetClock:
+    """Begins where it is told to, and can be set."""
+
+    def __init__(self, at: float) -> None:
+        self._ahead_s = at - trio.current_time()
+
+    def set(self, at: float) -> None:
+        self._ahead_s = at - trio.current_time()
+
+    def __call__(self) -> float:
+        return trio.current_time() + self._ahead_s
+
+
+@asynccontextmanager
+async def deaf_link(clocks: Clocks, answer: Callable[[], Any], **fields: Any) -> AsyncIterator[Link]:
+    """A link whose other end is `answer`; no socket is opened."""
+
+    async def exchange(session: Any, request: Any) -> Any:
+        await trio.lowlevel.checkpoint()
+        return answer()
+
+    link = Link(LinkSettings(CloudLink("cloud", "https://127.0.0.1:9", **fields)), LinkMetrics(Metrics()), None, clocks)
+    link._exchange = exchange  # type: ignore[method-assign]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(link.run)
+        await trio.testing.wait_all_tasks_blocked()
+        yield link
+        nursery.cancel_scope.cancel()
+
+
+NOW = 1_790_000_000.0
+
+
+@pytest.mark.parametrize("wrong", [86400.0, 2**31 + 5.0, NOW + 30 * 365 * 86400])
+async def test_a_clock_that_is_set_is_a_reason_to_try(autojump_clock: trio.testing.MockClock, wrong: float) -> None:
+    wall = SetClock(wrong)
+
+    def answer() -> Any:
+        if abs(wall() - NOW) > 10 * 86400:
+            raise DriverError("tls: certificate verify failed: certificate is not yet valid")
+        return LinkAnswer(204, {}, b"")
+
+    async with deaf_link(Clocks(wall, time.gmtime), answer) as link:
+        day = time.strftime("%Y-%m-%d", time.gmtime(wrong))
+        assert f"this node's clock says {day}: when that is wrong, set it" in link.state.reason
+        await trio.sleep(3600)
+        assert not link.state.up
+        wall.set(NOW)
+        await trio.sleep(2)
+        assert link.state.up
+
+
+async def test_other_failures_do_not_ask_for_the_time(autojump_clock: trio.testing.MockClock) -> None:
+    wall = SetClock(NOW)
+
+    def answer() -> Any:
+        raise DriverError("tls: certificate verify failed: unable to get local issuer certificate")
+
+    async with deaf_link(Clocks(wall), answer) as link:
+        assert link.state.reason.endswith("issuer certificate")
+
+
+async def test_a_window_follows_a_clock_that_is_set(autojump_clock: trio.testing.MockClock) -> None:
+    at_noon = NOW - NOW % 86400 + 43_200
+    wall = SetClock(1000.0)  # 1970, a quarter past midnight
+    window = Window(frozenset(range(7)), 11 * 60, 13 * 60)
+    answered = LinkAnswer(204, {}, b"")
+    async with deaf_link(Clocks(wall, time.gmtime), lambda: answered, windows=(window,)) as link:
+        assert link.state.name == "waiting"
+        wall.set(at_noon)
+        await trio.sleep(16)
+        assert link.state.up
+        wall.set(at_noon - 86400 + 7200)
+        await trio.sleep(16)
+        assert link.state.name == "waiting"
