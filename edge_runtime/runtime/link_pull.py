@@ -65,13 +65,13 @@ def _mirrored_store(linked: LinkedApp, resource: CloudLink, route: Configuration
 
 async def _mirror(shared: SharedLink, route: ConfigurationRoute, store: SqliteConfiguration) -> None:
     from edge_runtime.sync.configuration_down import ConfigurationDownRoute  # brings gRPC
+    from edge_runtime.sync.supervise import supervised
 
     name = f"link/{shared.link.name}/{route.remote_store}"
-    try:
-        async with shared.locks.setdefault((route, *store.place), trio.Lock()):
-            await ConfigurationDownRoute(route, shared.link, lambda: store.mirror(name)).run()
-    except Exception:
-        log.exception("cloud link %s: configuration of %s has failed; a reload begins again", name, route.store)
+    async with shared.locks.setdefault((route, *store.place), trio.Lock()):
+        mirror = ConfigurationDownRoute(route, shared.link, lambda: store.mirror(name))
+        with shared.showing(mirror):
+            await supervised(mirror.run, f"{name}: configuration of {route.store}", mirror.failed)
 
 
 # --- secrets ----------------------------------------------------------------------------------------------------------
@@ -83,12 +83,13 @@ async def _open_secrets(linked: LinkedApp, shared: SharedLink, resource: CloudLi
         yield
         return
     from edge_runtime.blocks.metadata import LoadedComponent
-    from edge_runtime.sync.secrets_down import LinkedSecrets
+    from edge_runtime.sync.secrets_down import LinkedSecrets, SecretsReport
 
     async with AsyncExitStack() as stack:
         kept = await _open_kept(linked.app.node, resource, stack)
         for route in resource.secrets:
             store = LinkedSecrets(route, shared.link, kept)
+            stack.enter_context(shared.showing(SecretsReport(route, shared.link, kept)))
             if linked.blocks.secrets.add(route.remote_store, store):
                 linked.blocks.metadata.components.append(LoadedComponent(route.remote_store, SECRETS_TYPE, "v1"))
             else:

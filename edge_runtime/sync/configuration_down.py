@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 import trio
@@ -62,6 +62,8 @@ class Mirror(Protocol):
 class ConfigurationDownRoute:
     """One route. `open_mirror` is asked each time that the link is up, as the file may not have been there before."""
 
+    kind: Final = "configuration"
+
     def __init__(self, route: ConfigurationRoute, link: Link, open_mirror: Callable[[], Awaitable[Mirror]]) -> None:
         self.route = route
         self._link = link
@@ -69,6 +71,31 @@ class ConfigurationDownRoute:
         self._pause_s = _BACKOFF.first_s
         self._look_s = LOOK_METERED_S if link.metered else LOOK_S
         self._said_too_large: set[str] = set()
+        self.name = f"{route.store}/{','.join(route.keys) or '*'}"
+        self._subscribed = False
+        self._looked_at: float | None = None  # at all settings
+        self._last_error = ""
+        self._hurried = trio.Event()
+
+    async def status(self) -> dict[str, Any]:
+        age_s = None if self._looked_at is None else round(trio.current_time() - self._looked_at, 3)
+        return {
+            "from": self.route.remote_store,
+            "subscribed": self._subscribed,
+            "ageSeconds": age_s,
+            "lastError": self._last_error,
+        }
+
+    async def dry_run(self, limit: int) -> dict[str, Any]:
+        """What comes down is known only when it comes."""
+        return {}
+
+    def hurry(self) -> None:
+        self._hurried.set()
+
+    def failed(self, reason: str) -> None:
+        """Told by who supervises the route."""
+        self._last_error = reason
 
     async def run(self) -> None:
         """Follow the remote store whenever the link is up, until cancelled."""
@@ -80,11 +107,16 @@ class ConfigurationDownRoute:
             except Unreachable:
                 continue  # the link says when there is more
             except DriverError as error:
+                self._last_error = str(error)
                 logger.warning(
                     "cloud link %s: configuration of %s: %s; tried again in %.0f s",
                     self._link.name, self.route.remote_store, error, self._pause_s,
                 )  # fmt: skip
-            await trio.sleep(self._pause_s * (0.8 + 0.4 * random.random()))
+            finally:
+                self._subscribed = False
+            self._hurried = trio.Event()
+            with trio.move_on_after(self._pause_s * (0.8 + 0.4 * random.random())):
+                await self._hurried.wait()
             self._pause_s = min(self._pause_s * 2, _BACKOFF.most_s)
 
     async def _follow(self, since: float) -> None:
@@ -143,6 +175,7 @@ class ConfigurationDownRoute:
         keys = self.route.keys
         done = await self._take(mirror, await self._get(keys), keys or None)
         self._pause_s = _BACKOFF.first_s
+        self._subscribed, self._looked_at, self._last_error = True, trio.current_time(), ""
         if done.written or done.removed:
             logger.info(
                 "cloud link %s: configuration of %s: %d settings have come to %s, %d are gone",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import trio
@@ -44,13 +44,13 @@ async def link_status(link: Link, routes: Sequence[LinkRoute]) -> dict[str, Any]
         "window": {"open": window.open, "changesAt": window.changes_at},
         "budget": _budget(link),
         "bytes": link.bytes_by_class(),
-        "routes": [{"route": route.kind, "name": route.name, **await _status(route)} for route in routes],
+        "routes": [{"route": route.kind, "name": route.name, **await _status(route)} for route in _each(routes)],
     }
 
 
 async def link_dry_run(link: Link, routes: Sequence[LinkRoute]) -> dict[str, Any]:
     """What would be sent if the link were up now, and how long its budget would take."""
-    found = [{"route": route.kind, "name": route.name, **await _dry_run(route)} for route in routes]
+    found = [{"route": route.kind, "name": route.name, **await _dry_run(route)} for route in _each(routes)]
     entries = sum(one.get("entries", 0) for one in found)
     size = sum(one.get("bytes", 0) for one in found) + entries * _ENTRY_BYTES
     resource, left = link.settings.resource, link.budget.day_left(trio.current_time())
@@ -65,6 +65,11 @@ async def link_dry_run(link: Link, routes: Sequence[LinkRoute]) -> dict[str, Any
         "daysEstimated": None if left is None else math.ceil(max(size - left, 0) / per_day),
         "routes": found,
     }
+
+
+def _each(routes: Sequence[LinkRoute]) -> Iterable[LinkRoute]:
+    """Once, whatever the number of apps that have a part in it."""
+    return {(route.kind, route.name): route for route in routes}.values()
 
 
 async def _status(route: LinkRoute) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
@@ -130,6 +130,15 @@ class SharedLink:
         from edge_runtime.sync.topics_down import TopicDownRoute  # brings gRPC
 
         return [TopicDownRoute(topic, self.link, self.publish_here, self._node) for topic in topics]
+
+    @contextmanager
+    def showing(self, route: LinkRoute) -> Iterator[None]:
+        """It is one of the link's routes until the block is left."""
+        self.routes.append(route)
+        try:
+            yield
+        finally:
+            self.routes = [one for one in self.routes if one is not route]
 
     async def status(self) -> dict[str, Any]:
         """How the link and its routes stand, as `edge/v1/sync` says it."""

@@ -13,7 +13,7 @@ import logging
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 import trio
@@ -204,6 +204,37 @@ class LinkedSecrets:
             lock, users = self._asking.pop(key)
             if users > 1:
                 self._asking[key] = lock, users - 1
+
+
+class SecretsReport:
+    """What is kept of a remote store, as `sync.link_routes.LinkRoute`."""
+
+    kind: Final = "secrets"
+
+    def __init__(self, route: SecretsRoute, link: Link, kept: SealedSecrets | None) -> None:
+        self.name = route.remote_store
+        self._age_max_s = route.age_max_s
+        self._place = f"{link.name}/{route.remote_store}"
+        self._kept = kept
+
+    async def status(self) -> dict[str, Any]:
+        if self._kept is None:
+            return {"kept": 0, "lastError": "nothing can be kept; the log says why"}
+        found, damaged = await self._kept.read_all(self._place)
+        ages = [one.age_s for one in found if one.secret.name != ALL and one.age_s <= self._age_max_s]
+        return {
+            "kept": len(ages),
+            "oldestAgeSeconds": round(max(ages), 3) if ages else None,
+            "maxAgeSeconds": self._age_max_s,
+            "lastError": f"{damaged} are damaged" if damaged else "",
+        }
+
+    async def dry_run(self, limit: int) -> dict[str, Any]:
+        """Secrets are asked for when an app wants them."""
+        return {}
+
+    def hurry(self) -> None:
+        """Nothing waits."""
 
 
 def _decoded(answer: Answer, decode: msgspec.json.Decoder[T]) -> T:

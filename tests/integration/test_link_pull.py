@@ -154,6 +154,11 @@ def test_secrets_are_read_here_and_kept_sealed(ends: Ends, tmp_path: Path) -> No
         until(lambda: settings(edge, "a"))
         listed = edge.http("GET", "/v1.0/metadata").json()["components"]
         assert {"name": "vault", "type": "secretstores.cloudlink", "version": "v1"} in listed
+        (mirrored, sealed) = edge.http("GET", "/edge/v1/sync/cloud").json()["routes"]
+        assert (mirrored["route"], mirrored["name"], mirrored["subscribed"]) == ("configuration", "configstore/*", True)
+        assert (mirrored["from"], mirrored["lastError"]) == ("configstore", "")
+        assert (sealed["route"], sealed["name"], sealed["kept"]) == ("secrets", "vault", 3)
+        assert 0 <= sealed["oldestAgeSeconds"] < sealed["maxAgeSeconds"] == 86400
         ends.cut()
         edge.wait_line(DOWN)
         assert secret(edge, "db") == SECRETS["db"]
