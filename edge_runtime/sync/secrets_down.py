@@ -64,7 +64,7 @@ class LinkedSecrets:
         secret = Secret(name, metadata)
         async with self._turn(secret):
             kept = await self._read(secret)
-            if kept is not None and self._link.state.up and kept.age_s < FRESH_S:
+            if kept is not None and self._link.usable and kept.age_s < FRESH_S:
                 return kept.values
             try:
                 values = await self._ask(f"{self._path}/{segment(name)}", metadata, _decode_one, kept)
@@ -83,7 +83,7 @@ class LinkedSecrets:
         """Raises DriverError."""
         async with self._turn(Secret(ALL, metadata)):
             mark = await self._read(Secret(ALL, metadata))
-            if mark is not None and self._link.state.up and mark.age_s < FRESH_S:
+            if mark is not None and self._link.usable and mark.age_s < FRESH_S:
                 return await self._all(metadata)
             try:
                 found = await self._ask(f"{self._path}/bulk", metadata, _decode_all, mark)
@@ -106,7 +106,7 @@ class LinkedSecrets:
         if kept is None and self._link.state.reason == "not tried yet":
             with trio.move_on_after(_FIRST_S):
                 await self._link.until_up()
-        if not self._link.state.up:
+        if not self._link.usable:
             raise Unreachable(f"link {self._link.name} is {self._link.state.name}: {self._link.state.reason}")
         query = [(f"metadata.{name}", value) for name, value in metadata.items()]
         limit_s = _PATIENCE_S if kept is None else _HURRY_S

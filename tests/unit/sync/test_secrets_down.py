@@ -42,6 +42,10 @@ class FarLink:
         self.asked: list[tuple[str, Sequence[tuple[str, str]]]] = []
         self.came_up = trio.Event()
 
+    @property
+    def usable(self) -> bool:
+        return self.state.up
+
     async def until_up(self) -> None:
         await self.came_up.wait()
 

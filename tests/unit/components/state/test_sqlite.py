@@ -206,6 +206,32 @@ async def test_endless_result_is_refused(tmp_path: pathlib.Path) -> None:
 # --- cleaning ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("year_2040", [2_208_988_800.0, 2**32 + 5.0])
+async def test_times_to_live_go_by_a_wall_clock_that_jumps(tmp_path: pathlib.Path, year_2040: float) -> None:
+    wall = [100.0]  # a board without a battery
+    today = 1_790_000_000.0
+    async with opened(tmp_path, lambda: wall[0]) as store:
+
+        async def there() -> set[str]:
+            return {key for key in ("early", "today", "late", "always") if await store.get(key) is not None}
+
+        await store.set(SetRequest("early", b"1", ttl_s=3600))
+        await store.set(SetRequest("always", b"1"))
+        assert await there() == {"early", "always"}
+        wall[0] = today
+        await store.set(SetRequest("today", b"1", ttl_s=3600))
+        assert await there() == {"today", "always"}
+        wall[0] = year_2040
+        await store.set(SetRequest("late", b"1", ttl_s=3600))
+        assert await there() == {"late", "always"}
+        wall[0] = year_2040 + 3599
+        assert await there() == {"late", "always"}
+        wall[0] = today + 60  # nothing was lost by the wrong year
+        assert await there() >= {"today", "always"}
+        wall[0] = today + 3600
+        assert "today" not in await there()
+
+
 async def test_expired_rows_are_removed(tmp_path: pathlib.Path, autojump_clock: trio.testing.MockClock) -> None:
     start = 1_700_000_000.0
 
