@@ -31,10 +31,10 @@ Route = Callable[[Received], tuple[int, Any] | tuple[int, Any, Mapping[str, str]
 class App:
     """Listens on a port of its own while the block lasts. A path without a route is answered 404.
 
-    `received` has what came, in order; discovery calls and health probes are in `asked` instead.
+    `received` has what came, in order, unless it shall not be kept; discovery calls and health probes are in `asked`.
     """
 
-    def __init__(self, routes: Mapping[str, Route], port: int = 0) -> None:
+    def __init__(self, routes: Mapping[str, Route], port: int = 0, *, keep: bool = True) -> None:
         self.received: queue.Queue[Received] = queue.Queue()
         self.asked: queue.Queue[Received] = queue.Queue()
         app = self
@@ -59,7 +59,8 @@ class App:
                 came = Received(self.command, self.path, headers, body, lines)
                 route = routes.get(self.path.partition("?")[0])
                 own = self.path in ("/dapr/config", "/dapr/subscribe", "/healthz")
-                (app.asked if own else app.received).put(came)
+                if keep:
+                    (app.asked if own else app.received).put(came)
                 status, answer, *more = (404, b"") if route is None else route(came)
                 data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
                 self.send_response(status)

@@ -27,7 +27,7 @@ class Mode(enum.Enum):
 class Line:
     """Forwards a port of its own to `target`; with `tls` it speaks TLS to whoever connects."""
 
-    def __init__(self, target: int, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, target: int, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
         self.mode = Mode.PASS
         self.target = target
         self.sent: list[bytearray] = []  # from the node, a piece a connection
@@ -37,7 +37,7 @@ class Line:
         self._sockets: list[socket.socket] = []
         self._whole = threading.Event()
         self._whole.set()
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self._listener = socket.create_server((host, 0), backlog=64)
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -67,6 +67,10 @@ class Line:
         """The path of every gRPC call that crossed."""
         return [path for one in self.sent for path in _paths(bytes(one))]
 
+    def new_log(self) -> bytearray:
+        """What is extended by everything that a new connection sends."""
+        return bytearray()
+
     def _accept(self) -> None:
         while True:
             try:
@@ -88,7 +92,7 @@ class Line:
             client.close()
             return
         self._sockets += [client, server]
-        log = bytearray()
+        log = self.new_log()
         self.sent.append(log)
         threading.Thread(target=self._forward, args=(server, client, None), daemon=True).start()
         self._forward(client, server, log)
@@ -101,7 +105,7 @@ class Line:
                     self.bytes_down += len(data)
                 else:
                     self.bytes_up += len(data)
-                    log += data
+                    log.extend(data)
                 target.sendall(data)
         except OSError:
             pass

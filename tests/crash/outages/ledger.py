@@ -1,0 +1,69 @@
+"""What was sent, what of it was acknowledged, and what arrived: the books of both ends, to be compared at the end."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import Counter, defaultdict
+
+
+class Ledger:
+    """Numbered events of keys; each key has one sender, which counts upwards."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._lock = threading.Lock()
+        self._tried: dict[str, int] = defaultdict(int)
+        self._acknowledged: dict[str, list[int]] = defaultdict(list)
+        self._arrived: dict[str, list[int]] = defaultdict(list)
+        self.repeats = 0
+
+    def attempt(self, key: str) -> int:
+        """The next number of a key; from here on it may be in effect at the other end."""
+        with self._lock:
+            self._tried[key] += 1
+            return self._tried[key]
+
+    def acknowledge(self, key: str, number: int) -> None:
+        with self._lock:
+            self._acknowledged[key].append(number)
+
+    def arrive(self, key: str, number: int) -> None:
+        """In effect at the other end."""
+        with self._lock:
+            self._arrived[key].append(number)
+
+    def repeat(self) -> None:
+        """It came again, and was known."""
+        with self._lock:
+            self.repeats += 1
+
+    @property
+    def acknowledged(self) -> int:
+        with self._lock:
+            return sum(map(len, self._acknowledged.values()))
+
+    @property
+    def arrived(self) -> int:
+        with self._lock:
+            return sum(map(len, self._arrived.values()))
+
+    def missing(self) -> dict[str, list[int]]:
+        """Acknowledged, and not there (yet)."""
+        with self._lock:
+            lost = {key: sorted(set(told) - set(self._arrived[key])) for key, told in self._acknowledged.items()}
+        return {key: numbers for key, numbers in lost.items() if numbers}
+
+    def faults(self) -> list[str]:
+        """Where the books differ, once all is quiet."""
+        found = [f"{self.name}: {key}: acknowledged and lost: {lost[:20]}" for key, lost in self.missing().items()]
+        for key, numbers in self._arrived.items():
+            twice = [number for number, count in Counter(numbers).items() if count > 1]
+            if twice:
+                found.append(f"{self.name}: {key}: in effect more than once: {twice[:20]}")
+            if numbers != sorted(numbers):
+                falls = [(a, b) for a, b in itertools.pairwise(numbers) if a >= b]
+                found.append(f"{self.name}: {key}: out of order: {falls[:20]}")
+            if max(numbers) > self._tried[key]:
+                found.append(f"{self.name}: {key}: nobody sent {max(numbers)}")
+        return found

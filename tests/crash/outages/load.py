@@ -1,0 +1,74 @@
+"""Apps at work: each publishes events of its own keys, one after the other, and notes which were acknowledged."""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from tests.crash.outages.ledger import Ledger
+from tests.crash.outages.world import Caller, Node, World, publish_path
+
+PAUSE_S = 0.01
+AWAY_S = 0.05
+
+
+class Publisher:
+    """One app that publishes to one topic."""
+
+    def __init__(self, node: Node, pubsub: str, topic: str, keys: Sequence[str], *ledgers: Ledger) -> None:
+        self._node = node
+        self._pubsub = pubsub
+        self._topic = topic
+        self._keys = keys
+        self._ledgers = ledgers
+        self.refused: list[bytes] = []
+
+    def run(self, end: threading.Event) -> None:
+        with Caller(self._node.port) as caller:
+            for key in itertools.cycle(self._keys):
+                if end.wait(PAUSE_S if self._publish(caller, key) else AWAY_S):
+                    return
+
+    def _publish(self, caller: Caller, key: str) -> bool:
+        (number,) = {ledger.attempt(key) for ledger in self._ledgers}
+        path = publish_path(self._pubsub, self._topic, key)
+        try:
+            status, answer = caller.call("POST", path, {"key": key, "n": number})
+        except (OSError, http.client.HTTPException):
+            return False  # nobody knows whether it is in effect
+        if status != 204:
+            self.refused.append(answer)
+            return False
+        for ledger in self._ledgers:
+            ledger.acknowledge(key, number)
+        return True
+
+
+def publishers(world: World) -> list[tuple[Node, Publisher]]:
+    """The load of both ends."""
+    edge, cloud = world.edge, world.cloud
+    return [
+        *(
+            (edge, Publisher(edge, "pubsub", "orders", [f"order-{app}-{n}" for n in range(4)], world.orders))
+            for app in range(3)
+        ),
+        (edge, Publisher(edge, "broker", "readings", ["reading"], world.readings, world.local)),
+        (cloud, Publisher(cloud, "pubsub", "commands", ["command-1", "command-2"], world.commands)),
+    ]
+
+
+@contextmanager
+def under_load(world: World) -> Iterator[list[Publisher]]:
+    """While the block lasts the apps publish."""
+    end = threading.Event()
+    apps = publishers(world)
+    threads = [node.network.start(lambda app=app: app.run(end)) for node, app in apps]  # type: ignore[misc]
+    try:
+        yield [app for _, app in apps]
+    finally:
+        end.set()
+        for thread in threads:
+            thread.join()
