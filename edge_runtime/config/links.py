@@ -160,7 +160,6 @@ class CloudLink(NamedTuple):
     def without_effect(self) -> tuple[str, ...]:
         """The fields under `routes` that are read and checked, and do nothing yet."""
         later = {
-            "state": self.state,
             "bindings": self.bindings,
         }
         return tuple(name for name, routes in later.items() if routes)
@@ -207,6 +206,8 @@ def read_cloud_link(root: Table, notes: list[str]) -> CloudLink:
         raise endpoint.wrong("grpc", f"{_GRPC_URL}: routes.topicsDown subscribe over gRPC; add it")
     if link.configuration and not link.grpc:
         raise endpoint.wrong("grpc", f"{_GRPC_URL}: routes.configuration subscribe over gRPC; add it")
+    if any(route.change_topic for route in link.state) and not link.grpc:
+        raise endpoint.wrong("grpc", f"{_GRPC_URL}: changeTopic of routes.state subscribes over gRPC; add it")
     return link
 
 

@@ -109,6 +109,11 @@ class Clock:
             self._count()
         return Stamp(self._ms, self._counter, self._name)
 
+    def go_on_from(self, own: Stamp) -> None:
+        """Later stamps are later than this one, which this node gave or believed before."""
+        if (own.ms, own.counter) > (self._ms, self._counter):
+            self._ms, self._counter = own.ms, own.counter
+
     def receive(self, remote: Stamp, wall_ms: int) -> Stamp:
         """A stamp later than `remote` too. Raises Drift when that is more than `drift_max_ms` ahead of all we know."""
         self._look_back(wall_ms)

@@ -58,6 +58,10 @@ async def open_links(
                 forwards.setdefault(place, []).append(forward)
             await stack.enter_async_context(open_pull(linked, shared, resource))
             _say_what_has_no_effect(resource, pubsubs)
+        if any(resource.state for resource in resources):
+            from edge_runtime.runtime.link_state import open_state_routes
+
+            await stack.enter_async_context(open_state_routes(linked, resources, opened, links))
         linked.blocks.publisher.forwards = forwards
         open_calls(linked, opened)
         linked.blocks.sync.fill(opened, links.pause)

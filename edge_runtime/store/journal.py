@@ -31,6 +31,8 @@ from edge_runtime.store.database import Database
 from edge_runtime.store.migrations import ByName, Step, migrate
 from edge_runtime.store.state import Note, StateTable, Tap, item_of
 
+# Counting reads the rows: a few ms for so many.
+COUNT_MAX: Final = 100_000
 SCAN_KEYS: Final = 500  # rows that one step of a scan looks at
 _MARK_BYTES: Final = 17
 _ROW_BYTES: Final = 200
@@ -193,6 +195,27 @@ class Journal:
             " ON CONFLICT (key) DO UPDATE SET sent = excluded.sent",
             rows,
         )
+
+    async def follow(self, route: str, keys: Iterable[str]) -> None:
+        """From now on these are among the keys that `synced` tells of, whatever becomes of this process."""
+        sql = f"SELECT 1 FROM {self._names[1]} WHERE key = ? AND route = ?"
+        rows = [(key, route) for key in keys if not await self._database.fetch(sql, (key, route))]
+        if not rows:
+            return
+        insert = f"INSERT OR REPLACE INTO {self._names[1]} (key, route, known, sent, stamp) VALUES (?, ?, 0, x'', '')"
+        await self._database.write(lambda conn: conn.executemany(insert, rows), size_bytes=_ROW_BYTES * len(rows))
+
+    def counts(self, keys: Keys) -> tuple[int, int]:
+        """How many changes wait, and how many are refused for good: `COUNT_MAX` stands for that many or more."""
+        where, args = _range(keys, "")
+        numbers = [
+            self._database.read(
+                f"SELECT count(*) FROM (SELECT 1 FROM {self._names[0]} WHERE {where} AND {which} LIMIT {COUNT_MAX})",
+                args,
+            )[0][0]
+            for which in ("refused = ''", "refused != ''")
+        ]
+        return numbers[0], numbers[1]
 
     async def settle(self, route: str, settlements: Sequence[Settlement]) -> list[bool]:
         """Do each, whole or not at all, in one commit; whether it was done."""

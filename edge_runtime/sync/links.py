@@ -31,6 +31,7 @@ from edge_runtime.sync.topics_up import TopicUpRoute, route_settings
 from edge_runtime.wire import cloudevents
 
 if TYPE_CHECKING:
+    from edge_runtime.sync.state_routes import RunningRoute, StateRoutes
     from edge_runtime.sync.topics_down import TopicDownRoute
 
 logger: Final = logging.getLogger("dapr.runtime.link")
@@ -61,6 +62,7 @@ class SharedLink:
         self.link = link
         self.remote = RemoteSidecar(link)
         self.apps: list[Mapping[str, LocalPubSub]] = []
+        self.states: list[RunningRoute] = []  # its state routes that are at work
         self.scope = trio.CancelScope()
         self.closed = trio.Event()
         self.locks: dict[object, trio.Lock] = {}  # of what only one of the apps does
@@ -209,8 +211,14 @@ class Links:
         self._state_dir = state_dir
         self._nursery = nursery
         self._clocks = clocks
+        self.states: StateRoutes | None = None  # made with the first state route
         self._open: dict[LinkSettings, SharedLink] = {}
         self._opening = trio.Lock()
+
+    @property
+    def node_id(self) -> str:
+        """Who this node is, for others."""
+        return self._node()
 
     @asynccontextmanager
     async def join(self, settings: LinkSettings, components: Mapping[str, LocalPubSub]) -> AsyncIterator[SharedLink]:

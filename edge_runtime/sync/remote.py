@@ -14,6 +14,9 @@ from edge_runtime.sync.link import Link, Refused, segment
 JSON: Final = ((b"content-type", b"application/json"),)
 _BULK_KEYS_MAX: Final = 100
 
+# What a bulk get tells of one key.
+Found = tuple[bytes, str] | DriverError | None
+
 
 class RemoteSidecar:
     """The other sidecar's publish and state, through a link."""
@@ -30,27 +33,27 @@ class RemoteSidecar:
         headers = ((b"content-type", content_type.encode()),)
         await self._link.call("POST", path, data, query=query, headers=headers, kind="topics-up", bodiless=True)
 
-    async def bulk_get(self, store: str, keys: Sequence[str]) -> Mapping[str, tuple[bytes, str] | None]:
-        """Value (JSON text) and etag of each key; None for one that is not there."""
-        found: dict[str, tuple[bytes, str] | None] = {}
+    async def bulk_get(self, store: str, keys: Sequence[str]) -> Mapping[str, Found]:
+        """Value (JSON text) and etag of each key; None for one that is not there; an error for one that has one."""
+        found: dict[str, Found] = {}
         for start in range(0, len(keys), _BULK_KEYS_MAX):
             found.update(await self._bulk_get(store, keys[start : start + _BULK_KEYS_MAX]))
         return found
 
-    async def _bulk_get(self, store: str, keys: Sequence[str]) -> Mapping[str, tuple[bytes, str] | None]:
+    async def _bulk_get(self, store: str, keys: Sequence[str]) -> Mapping[str, Found]:
         body = json.dumps({"keys": list(keys)}).encode()
         path = f"v1.0/state/{segment(store)}/bulk"
         answer = await self._link.call("POST", path, body, headers=JSON, kind="state")
-        found: dict[str, tuple[bytes, str] | None] = dict.fromkeys(keys)
+        found: dict[str, Found] = dict.fromkeys(keys)
         try:
             rows = _decode_rows(answer.body) if answer.body else []
         except msgspec.DecodeError as error:
             raise DriverError(f"link {self._link.name}: the answer of bulk get is unreadable: {error}") from None
         for row in rows:
-            if row.error:
-                raise DriverError(f"link {self._link.name}: {store}: key {row.key}: {row.error}")
             data = bytes(row.data)
-            if row.key in found and data and data != b"null":
+            if row.error:
+                found[row.key] = DriverError(f"link {self._link.name}: {store}: {row.error}")
+            elif row.key in found and data and data != b"null":
                 found[row.key] = (data, row.etag or "")
         return found
 

@@ -21,7 +21,7 @@ import trio
 from edge_runtime.model.errors import DriverError, EtagMismatch, Unreachable
 from edge_runtime.model.hlc import Clock, Drift, Stamp, parse
 from edge_runtime.model.ports import Backoff
-from edge_runtime.model.sync import Keys, Known, Settlement
+from edge_runtime.model.sync import Dispute, Keys, Known, Settlement
 from edge_runtime.sync.merge import Conflict, Version, digest
 from edge_runtime.sync.state_plan import (
     Agenda,
@@ -51,8 +51,8 @@ class RemoteState(Protocol):
     Raises `Unreachable` when the link is down, a `permanent` DriverError for a considered refusal, DriverError else.
     """
 
-    async def bulk_get(self, store: str, keys: Sequence[str]) -> Mapping[str, tuple[bytes, str] | None]:
-        """Value and etag of each key; None, or no entry, for one that is not there."""
+    async def bulk_get(self, store: str, keys: Sequence[str]) -> Mapping[str, tuple[bytes, str] | DriverError | None]:
+        """Value and etag of each key; None, or no entry, for one that is not there; why one cannot be read."""
 
     async def save(self, store: str, key: str, value: bytes, etag: str | None = None, first_write: bool = True) -> None:
         """With `etag`, over that version only; with `first_write` and no etag, only when there is none.
@@ -75,6 +75,7 @@ class LocalState(Protocol):
     async def settle(self, route: str, settlements: Sequence[Settlement]) -> Sequence[bool]: ...
     async def scan(self, route: str, keys: Keys, after: str) -> str | None: ...
     async def forget_removed(self, route: str, before: str) -> None: ...
+    async def follow(self, route: str, keys: Iterable[str]) -> None: ...
 
 
 # What an app says to a conflict of its keys. Raises DriverError when it cannot say.
@@ -88,6 +89,7 @@ class SyncLimits(NamedTuple):
     batch_bytes_max: int = 2**20
     requests_max: int = 8
     keys_max: int = 1024
+    questions_max: int = 8
     scan_s: float = 300.0
     removed_kept_ms: int = 86_400_000
     retry: Backoff = Backoff()
@@ -113,18 +115,41 @@ class Stamps:
             return False
         return True
 
+    def go_on_from(self, text: str) -> None:
+        """Later stamps are later than this one, which this node has given or believed before."""
+        try:
+            stamp = parse(text)
+        except ValueError:
+            return  # damaged, or none
+        self._clock.go_on_from(stamp)
+
     def before(self, ms: int) -> str:
         """What was stamped so long ago, or earlier, sorts before this."""
         return str(Stamp(max(self._clock.last.ms - ms, 0), 0))
 
 
 class Counts:
-    """What a route has done, for metrics."""
+    """What a route has done. `told` hears of it as it happens, for metrics."""
 
-    __slots__ = ("applied", "conflicts", "deleted", "fetched", "refused", "saved")
+    __slots__ = ("applied", "conflicts", "deleted", "fetched", "refused", "saved", "told")
 
     def __init__(self) -> None:
         self.saved = self.deleted = self.fetched = self.applied = self.conflicts = self.refused = 0
+        self.told: Callable[[str, int], None] = lambda action, number: None
+
+    def add(self, action: str, number: int = 1) -> None:
+        """So many keys more."""
+        if number:
+            setattr(self, action, getattr(self, action) + number)
+            self.told(action, number)
+
+
+class Planned(NamedTuple):
+    """What would be done about a key: `save`, `remove`, `conflict`, `take`, `settle`, `look` or `none`."""
+
+    key: str
+    action: str
+    outcome: str = ""
 
 
 class StateSync:
@@ -143,6 +168,8 @@ class StateSync:
     ) -> None:
         self.route = route
         self.counts = Counts()
+        self.last_error = ""  # what went wrong last, of a key or of all; empty once a batch has gone through
+        self._base_name = route.base_name
         self._local = local
         self._remote = remote
         self._stamps = stamps
@@ -150,6 +177,10 @@ class StateSync:
         self._limits = limits
         self._chance = chance
         self._agenda = Agenda(limits.retry, limits.keys_max)
+        self._questions: trio.Nursery | None = None
+        self._asked: dict[str, Conflict] = {}  # what the app is being asked
+        self._answers: dict[str, tuple[Conflict, Version]] = {}
+        self._unasked: dict[str, None] = {}  # keys for when it has answered something else
         self._bell = trio.Event()
         self._reachable_at = 0.0  # nothing is tried before
         self._failures = 0
@@ -169,10 +200,33 @@ class StateSync:
         """It cannot; nothing is tried until `up`."""
         self._reachable_at = float("inf")
 
+    def now(self) -> None:
+        """Look at everything that is changed here or followed there, also at what waits for its pause to end."""
+        self._agenda.hurry()
+        self._poll_at = self._scan_at = 0.0
+        self._read_after = ""
+        if self._reachable_at != float("inf"):
+            self._reachable_at = 0.0
+        self._bell.set()
+
+    @property
+    def reachable(self) -> bool:
+        """Can the remote be reached, as far as is known?"""
+        return self._reachable_at <= trio.current_time()
+
+    async def follow(self, remote_keys: Sequence[str]) -> None:
+        """A change topic names keys that have changed at the remote; on disk when this returns. Raises DriverError."""
+        keys = [key for name in remote_keys if (key := self._followed(name)) is not None]
+        await self._local.follow(self._base_name, keys)
+        self.told(remote_keys)
+
+    def _followed(self, remote_key: str) -> str | None:
+        return None if remote_key.endswith(STAMP_KEY) else self.route.stored_key(remote_key)
+
     def told(self, remote_keys: Iterable[str]) -> None:
-        """A change topic names keys that have changed at the remote."""
+        """These have changed at the remote."""
         for name in remote_keys:
-            key = self.route.stored_key(name)
+            key = self._followed(name)
             if key is None:
                 continue
             if self._agenda.room <= 0:  # too many at once: look at everything that is followed
@@ -186,6 +240,7 @@ class StateSync:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled."""
         async with trio.open_nursery() as nursery:
+            self._questions = nursery
             nursery.start_soon(self._forward_changes)
             task_status.started()
             while True:
@@ -222,7 +277,7 @@ class StateSync:
                 return False
             await self._fill(now)
         except DriverError as error:
-            logger.warning("state route %s: the store here: %s", self.route.name, error)
+            self._complain("the store here: %s", error)
             self._reachable_at = max(self._reachable_at, now + self._limits.retry.first_s)
             return False
         batch = self._agenda.take(now, self._limits.batch_keys_max)
@@ -237,8 +292,8 @@ class StateSync:
             return
         after: str | None = ""
         while after is not None:
-            after = await self._local.scan(self.route.name, self.route.keys, after)
-        await self._local.forget_removed(self.route.name, self._stamps.before(self._limits.removed_kept_ms))
+            after = await self._local.scan(self._base_name, self.route.keys, after)
+        await self._local.forget_removed(self._base_name, self._stamps.before(self._limits.removed_kept_ms))
         self._scan_at = now + self._limits.scan_s
         self._read_after = ""
 
@@ -267,7 +322,7 @@ class StateSync:
                 self._agenda.offer([route.keys.prefix], fetch=True)
         if self._poll_after is not None and len(self._agenda) < limit:
             keys = await self._local.synced(
-                route.name, route.keys, self._poll_after, limit, gone=route.direction == "up"
+                self._base_name, route.keys, self._poll_after, limit, gone=route.direction == "up"
             )
             self._poll_after = keys[-1] if len(keys) == limit else None
             self._agenda.offer(keys, fetch=True)
@@ -275,7 +330,7 @@ class StateSync:
     # --- a batch ------------------------------------------------------------------------------------------------------
 
     async def _process(self, batch: dict[str, bool]) -> None:
-        left = dict(batch)
+        left, before = dict(batch), self.last_error
         try:
             for _ in range(_ROUNDS_MAX):
                 left = await self._round(left)
@@ -283,17 +338,24 @@ class StateSync:
                     break
             self._failures = 0
             self._agenda.offer(left)
+            if self.last_error is before:
+                self.last_error = ""
         except Unreachable as error:
             self._agenda.offer((key for key, fetch in batch.items() if fetch), fetch=True)
             self._agenda.offer(batch)
             self._wait_for_remote(error)
         except DriverError as error:
-            logger.warning("state route %s: %s", self.route.name, error)
+            self._complain("%s", error)
             self._all_failed(batch)
+
+    def _complain(self, text: str, *args: object) -> None:
+        self.last_error = text % args
+        logger.warning("state route %s: %s", self.route.name, self.last_error)
 
     def _wait_for_remote(self, error: Unreachable) -> None:
         if not self._failures:
             logger.info("state route %s: the remote cannot be reached: %s", self.route.name, error)
+        self.last_error = f"the remote cannot be reached: {error}"
         self._failures += 1
         pause = self._limits.unreachable
         pause_s = min(pause.most_s, pause.first_s * 2.0 ** min(self._failures - 1, 60))
@@ -331,7 +393,7 @@ class StateSync:
 
     async def _plan(self, batch: Mapping[str, bool]) -> list[Save | Remove | Settlement]:
         """The next step of each key, after looking at the remote for those that need it."""
-        known = await self._local.look(self.route.name, batch)
+        known = await self._local.look(self._base_name, batch)
         steps: list[Save | Remove | Settlement] = []
         unseen: list[Known] = []
         for one in known:
@@ -354,25 +416,47 @@ class StateSync:
                 continue
             step = plan_key(self.route, one, remotes[one.key], self._stamps())
             if isinstance(step, Ask):
-                step = await self._ask_app(step, remotes[one.key])
-            elif step is None:
-                self._agenda.done(one.key)
+                step = self._ask_app(step, remotes[one.key])
+            else:
+                self._answers.pop(one.key, None)
+                if step is None:
+                    self._agenda.done(one.key)
             if isinstance(step, Save | Remove | Settlement):
                 steps.append(step)
         return steps
 
-    async def _ask_app(self, step: Ask, remote: Remote) -> Step | None:
+    def _ask_app(self, step: Ask, remote: Remote) -> Step | None:
+        """What its answer makes of it. Without one the app is asked, for as long as it takes: other keys go on."""
         key = step.known.key
+        conflict, answer = self._answers.pop(key, (None, None))
+        if conflict == step.conflict:
+            return plan_key(self.route, step.known, remote, self._stamps(), answer)
+        if key in self._asked:
+            return None  # it comes back with an answer, if only to what it was
+        if self._questions is None or len(self._asked) >= self._limits.questions_max:
+            if len(self._unasked) < self._limits.keys_max:
+                self._unasked[key] = None
+            return None
+        self._asked[key] = step.conflict
+        self._questions.start_soon(self._put_question, step.conflict)
+        return None
+
+    async def _put_question(self, conflict: Conflict) -> None:
+        key = conflict.key
         try:
             if self._ask is None:
                 raise DriverError("there is nobody to ask")
-            answer = await self._ask(step.conflict)
+            answer = await self._ask(conflict)
         except DriverError as error:  # also Unreachable: that is the app, not the remote
-            logger.warning("state route %s: key %r: its conflict waits for the app: %s", self.route.name, key, error)
+            self._complain("key %r: its conflict waits for the app: %s", key, error)
+            self._failed(key, fetch=True)
         else:
-            return plan_key(self.route, step.known, remote, self._stamps(), answer)
-        self._failed(key, fetch=True)
-        return None
+            self._answers[key] = conflict, answer
+            self._agenda.offer([key], fetch=True)
+        del self._asked[key]
+        if self._unasked:
+            self._agenda.offer([self._unasked.popitem()[0]], fetch=True)
+        self._bell.set()
 
     # --- the remote ---------------------------------------------------------------------------------------------------
 
@@ -384,7 +468,7 @@ class StateSync:
             raise
         except DriverError as error:
             if len(keys) == 1:
-                logger.warning("state route %s: key %r: %s", self.route.name, keys[0], error)
+                self._complain("key %r: %s", keys[0], error)
                 await self._put_off(keys[0], error)
                 return {}
             if not error.permanent:
@@ -396,10 +480,10 @@ class StateSync:
 
     async def _put_off(self, key: str, error: DriverError) -> None:
         if error.permanent:
-            known = (await self._local.look(self.route.name, [key]))[0]
+            known = (await self._local.look(self._base_name, [key]))[0]
             if known.change is not None:
-                await self._local.settle(self.route.name, [Settlement(known, False, refused=str(error))])
-                self.counts.refused += 1
+                await self._local.settle(self._base_name, [Settlement(known, False, refused=str(error))])
+                self.counts.add("refused")
         self._failed(key, fetch=True)
 
     async def _fetch_together(self, keys: Sequence[str]) -> dict[str, Remote]:
@@ -409,17 +493,21 @@ class StateSync:
         if route.conflict == "last-writer":
             asked += [name + STAMP_KEY for name in names.values()]
         answers = await self._remote.bulk_get(route.remote_store, asked)
-        self.counts.fetched += len(keys)
+        self.counts.add("fetched", len(keys))
         found = {}
         for key, name in names.items():
             answer = answers.get(name)
+            if isinstance(answer, DriverError):
+                self._complain("key %r: %s", key, answer)
+                self._failed(key, fetch=True)
+                continue
             value, etag = (None, None) if answer is None else answer
             found[key] = Remote(value, etag, self._stamp_of(value, answers.get(name + STAMP_KEY)))
         return found
 
-    def _stamp_of(self, value: bytes | None, note: tuple[bytes, str] | None) -> str | None:
+    def _stamp_of(self, value: bytes | None, note: tuple[bytes, str] | DriverError | None) -> str | None:
         """When the remote's version was written, if its writer said so and it is still that version."""
-        if note is None:
+        if note is None or isinstance(note, DriverError):
             return None
         try:
             told = json.loads(note[0])
@@ -433,7 +521,7 @@ class StateSync:
         """Mark, send, settle. Whatever became of the others, what the remote has done is settled."""
         marks = {step.known.key: some for step in requests if (some := marks_before(step)) is not None}
         if marks:
-            await self._local.mark_sent(self.route.name, marks)
+            await self._local.mark_sent(self._base_name, marks)
         left: dict[str, bool] = {}
         settlements: list[Settlement] = []
         problems: list[Unreachable] = []
@@ -450,9 +538,9 @@ class StateSync:
                 except Unreachable as error:
                     problems.append(error)
                 except DriverError as error:
-                    logger.warning("state route %s: key %r: %s", self.route.name, step.known.key, error)
+                    self._complain("key %r: %s", step.known.key, error)
                     if error.permanent:
-                        self.counts.refused += 1
+                        self.counts.add("refused")
                         settlements.append(settle_refused(step, str(error)))
                     else:
                         self._failed(step.known.key, fetch=False)
@@ -471,10 +559,10 @@ class StateSync:
         name = route.remote_key(step.known.key)
         if isinstance(step, Save):
             await self._remote.save(store, name, step.value, step.etag, first_write=True)
-            self.counts.saved += 1
+            self.counts.add("saved")
         else:
             await self._remote.delete(store, name, step.etag)
-            self.counts.deleted += 1
+            self.counts.add("deleted")
         if route.conflict == "last-writer" and step.known.change is not None:
             await self._note_stamp(name, step, step.known.change.stamp)
         return settle_sent(route, step, self._stamps())
@@ -490,7 +578,7 @@ class StateSync:
 
     async def _settle(self, settlements: Sequence[Settlement]) -> dict[str, bool]:
         """What was settled may have another step; what was not is to be looked at again."""
-        done = await self._local.settle(self.route.name, settlements)
+        done = await self._local.settle(self._base_name, settlements)
         left: dict[str, bool] = {}
         for settlement, was_done in zip(settlements, done, strict=True):
             key = settlement.seen.key
@@ -500,6 +588,43 @@ class StateSync:
             if not (settlement.done or settlement.refused):
                 left[key] = False
             self._agenda.done(key)
-            self.counts.conflicts += settlement.dispute is not None
-            self.counts.applied += settlement.value is None or isinstance(settlement.value, bytes)
+            self.counts.add("conflicts", settlement.dispute is not None)
+            self.counts.add("applied", settlement.value is None or isinstance(settlement.value, bytes))
         return left
+
+    # --- a look, without doing anything -------------------------------------------------------------------------------
+
+    async def dry_run(self, limit: int = 100) -> list[Planned]:
+        """What would be done about changes that wait here, one step a key. Raises DriverError when that cannot be
+        read; what the remote has is left out when it cannot be asked."""
+        route = self.route
+        if route.direction == "down":
+            return []
+        known = await self._local.look(self._base_name, await self._local.pending(route.keys, "", limit))
+        remotes: Mapping[str, Remote] = {}
+        if known and self.reachable:
+            try:
+                remotes = await self._fetch_together([one.key for one in known])
+            except DriverError as error:
+                logger.debug("state route %s: dry run: %s", route.name, error)
+        return [self._planned(one, remotes.get(one.key)) for one in known]
+
+    def _planned(self, known: Known, remote: Remote | None) -> Planned:
+        step = plan_key(self.route, known, remote, self._stamps())
+        match step:
+            case Save():
+                return Planned(known.key, "save")
+            case Remove():
+                return Planned(known.key, "remove")
+            case Ask():
+                return Planned(known.key, "conflict", "the app is asked")
+            case Fetch():
+                return Planned(known.key, "look", "the remote could not be asked what it has")
+            case Settlement(dispute=Dispute(outcome=outcome)):
+                return Planned(known.key, "conflict", outcome)
+            case Settlement(value=None) | Settlement(value=bytes()):
+                return Planned(known.key, "take", "the remote's version")
+            case Settlement():
+                return Planned(known.key, "settle", "both sides are the same, or nothing is left to send")
+            case None:
+                return Planned(known.key, "none")

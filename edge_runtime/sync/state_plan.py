@@ -27,9 +27,10 @@ MARKS_MAX = 8  # of one key; the oldest are forgotten
 
 
 class StateRoute(NamedTuple):
-    """Keys that follow those of a remote store. `name` is another one when the keys or the remote are others.
+    """Keys that follow those of a remote store. `name` is for people.
 
-    `keys` are stored keys, with the app's prefix; `remote_prefix` takes the place of theirs.
+    `keys` are stored keys, with the app's prefix; `remote_prefix` takes the place of theirs. Bases are kept under
+    `base_name`, another one when the keys or the remote are others: what a former remote had says nothing of this one.
     """
 
     name: str
@@ -39,6 +40,12 @@ class StateRoute(NamedTuple):
     direction: Literal["up", "down", "both"] = "both"
     conflict: Policy = "remote-wins"
     poll_s: float = 30.0
+    known_as: str = ""
+
+    @property
+    def base_name(self) -> str:
+        """What bases are kept under."""
+        return self.known_as or self.name
 
     @property
     def keeps_values(self) -> bool:
@@ -198,6 +205,8 @@ class _Look:
 
     def _plan_local(self) -> Step | None:
         change = self.known.change
+        if change is None and self.known.base == Base():
+            return Settlement(self.known, base=None, done=True)  # it was told of, and is not there
         if change is None or change.refused or self.route.direction == "down":
             return None
         return _send(self.known, self.remote.etag)
@@ -348,6 +357,12 @@ class Agenda:
         retry = self._retry
         pause_s = min(retry.most_s, retry.first_s * 2.0 ** min(count - 1, 60))
         heappush(self._due, (now + pause_s * (1 - retry.jitter + 2 * retry.jitter * chance), key))
+
+    def hurry(self) -> None:
+        """Look at what waits as well."""
+        self._ready |= self._waiting
+        self._waiting.clear()
+        self._due.clear()
 
     def done(self, key: str) -> None:
         """It did not fail."""
