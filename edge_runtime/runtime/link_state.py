@@ -6,6 +6,7 @@ Loaded when a link has a state route, and not before.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -47,7 +48,7 @@ async def open_state_routes(
 ) -> AsyncIterator[None]:
     """The app's state routes are at work until the block is left, as far as its stores can have them."""
     if links.states is None:
-        links.states = StateRoutes(links.node_id, linked.app.node.metrics, linked.app.node.nursery)
+        links.states = StateRoutes(_node_word(links), linked.app.node.metrics, linked.app.node.nursery)
     claims = [
         claim
         for place in _places(resources, opened)
@@ -55,6 +56,14 @@ async def open_state_routes(
     ]
     async with links.states.claim(linked.app.app_id, claims):
         yield
+
+
+def _node_word(links: Links) -> str:
+    """What tells this node's stamps from those of another of the same moment."""
+    try:
+        return links.node_id()
+    except DriverError:  # the node's own file cannot be opened; the store's may be another
+        return os.urandom(16).hex()
 
 
 def _places(resources: Sequence[CloudLink], opened: Mapping[str, SharedLink]) -> Iterator[_Place]:

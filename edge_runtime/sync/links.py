@@ -31,7 +31,7 @@ from edge_runtime.sync.topics_up import TopicUpRoute, route_settings
 from edge_runtime.wire import cloudevents
 
 if TYPE_CHECKING:
-    from edge_runtime.sync.state_routes import RunningRoute, StateRoutes
+    from edge_runtime.sync.state_routes import StateRoutes
     from edge_runtime.sync.topics_down import TopicDownRoute
 
 logger: Final = logging.getLogger("dapr.runtime.link")
@@ -62,7 +62,6 @@ class SharedLink:
         self.link = link
         self.remote = RemoteSidecar(link)
         self.apps: list[Mapping[str, LocalPubSub]] = []
-        self.states: list[RunningRoute] = []  # its state routes that are at work
         self.scope = trio.CancelScope()
         self.closed = trio.Event()
         self.locks: dict[object, trio.Lock] = {}  # of what only one of the apps does
@@ -215,9 +214,8 @@ class Links:
         self._open: dict[LinkSettings, SharedLink] = {}
         self._opening = trio.Lock()
 
-    @property
     def node_id(self) -> str:
-        """Who this node is, for others."""
+        """Who this node is, for others. Raises DriverError."""
         return self._node()
 
     @asynccontextmanager

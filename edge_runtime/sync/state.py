@@ -209,6 +209,10 @@ class StateSync:
             self._reachable_at = 0.0
         self._bell.set()
 
+    def failed(self, reason: str) -> None:
+        """Told by who supervises the loop."""
+        self.last_error = reason
+
     @property
     def reachable(self) -> bool:
         """Can the remote be reached, as far as is known?"""
@@ -241,6 +245,7 @@ class StateSync:
         """Until cancelled."""
         async with trio.open_nursery() as nursery:
             self._questions = nursery
+            self._asked.clear()
             nursery.start_soon(self._forward_changes)
             task_status.started()
             while True:

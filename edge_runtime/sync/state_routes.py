@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from weakref import WeakSet
 
 import trio
@@ -24,8 +24,9 @@ from edge_runtime.observability.metrics import Metrics
 from edge_runtime.store.journal import Journal
 from edge_runtime.sync.link_settings import LinkState
 from edge_runtime.sync.merge import Conflict, Version
-from edge_runtime.sync.state import AskApp, Planned, Stamps, StateSync
+from edge_runtime.sync.state import AskApp, Stamps, StateSync
 from edge_runtime.sync.state_plan import StateRoute
+from edge_runtime.sync.supervise import supervised
 
 if TYPE_CHECKING:
     from edge_runtime.sync.links import SharedLink
@@ -113,7 +114,9 @@ class Numbers:
 
 
 class RunningRoute:
-    """A state route at work, as operators see it. `claim` may be replaced by a later one of the same route."""
+    """A state route at work. `claim` may be replaced by a later one of the same route."""
+
+    kind: Final = "state"
 
     def __init__(self, claim: Claim, askers: Callable[[], AskApp | None], stamps: Stamps, numbers: Numbers) -> None:
         self.claim = claim
@@ -124,71 +127,62 @@ class RunningRoute:
         self.sync = StateSync(claim.route, claim.journal, claim.link.remote, stamps, ask=self._ask)
         self.sync.counts.told = self._count
 
-    # --- what is shown ------------------------------------------------------------------------------------------------
+    # --- what is shown: a LinkRoute -----------------------------------------------------------------------------------
 
     @property
     def name(self) -> str:
-        """`<link>/<component>/<stored keys>`."""
-        return self.claim.route.name
+        """`<component>/<stored keys>`: one of its link's."""
+        return self.claim.route.name.partition("/")[2]
 
-    @property
-    def direction(self) -> str:
-        """`up`, `down` or `both`."""
-        return self.claim.route.direction
+    async def status(self) -> dict[str, Any]:
+        """How it stands. Raises DriverError."""
+        route, done = self.claim.route, self.sync.counts
+        pending, refused = self._waiting()
+        return {
+            "to": f"{route.remote_store}/{route.remote_prefix}{'' if route.keys.exact else '*'}",
+            "direction": route.direction,
+            "conflict": route.conflict,
+            "pending": pending,
+            "refused": refused,
+            "conflicts": done.conflicts,
+            "saved": done.saved,
+            "deleted": done.deleted,
+            "applied": done.applied,
+            "reachable": self.sync.reachable,
+            "lastError": self.sync.last_error,
+        }
 
-    @property
-    def policy(self) -> str:
-        """What becomes of conflicts."""
-        return self.claim.route.conflict
+    async def dry_run(self, limit: int) -> dict[str, Any]:
+        """What would be done about changes that wait here; of them at most `limit`. Raises DriverError."""
+        planned = await self.sync.dry_run(limit)
+        return {"pending": self._waiting()[0], "keys": [one._asdict() for one in planned]}
 
-    @property
-    def pending(self) -> int:
-        """Keys that were changed here and are not sent yet. Raises DriverError; so do the next ones."""
-        return 0 if self.direction == "down" else self.claim.journal.counts(self.claim.route.keys)[0]
-
-    @property
-    def refused(self) -> int:
-        """Keys whose change the remote refuses for good."""
-        return self.claim.journal.counts(self.claim.route.keys)[1]
-
-    @property
-    def reachable(self) -> bool:
-        """Can the remote be reached, as far as is known?"""
-        return self.sync.reachable
-
-    @property
-    def last_error(self) -> str:
-        """What went wrong last; empty when nothing does."""
-        return self.sync.last_error
-
-    def now(self) -> None:
+    def hurry(self) -> None:
         """Look at everything now, also at what waits for its pause to end."""
         self.sync.now()
 
-    async def dry_run(self, limit: int = 100) -> list[Planned]:
-        """What would be done about changes that wait, without doing it. Raises DriverError."""
-        return await self.sync.dry_run(limit)
+    def _waiting(self) -> tuple[int, int]:
+        """Changed keys that are to be sent, and those that the remote refuses for good. Raises DriverError."""
+        pending, refused = self.claim.journal.counts(self.claim.route.keys)
+        return (0, 0) if self.claim.route.direction == "down" else (pending, refused)
 
     # --- its life -----------------------------------------------------------------------------------------------------
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Until the scope is cancelled; `started` is said once changes are noted."""
-        journal, link = self.claim.journal, self.claim.link
-        journal.add_route(self.name, self.claim.route.keys)
-        self.follow_link(link.link.state)
-        link.link.listeners.append(self.follow_link)
-        link.states.append(self)
+        journal, shared = self.claim.journal, self.claim.link
+        label = self.claim.route.name
+        journal.add_route(label, self.claim.route.keys)
+        self.follow_link(LinkState("up") if shared.link.usable else shared.link.state)
+        shared.link.listeners.append(self.follow_link)
         task_status.started()
         try:
-            with self.scope:
-                await self.sync.run()
-        except Exception:
-            logger.exception("state route %s has failed; a reload opens it again", self.name)
+            with self.scope, shared.showing(self):
+                await supervised(self.sync.run, f"state route {label}", self.sync.failed)
         finally:
-            link.states.remove(self)
-            link.link.listeners.remove(self.follow_link)
-            journal.remove_route(self.name)
-            self._numbers.hide(self.name)
+            shared.link.listeners.remove(self.follow_link)
+            journal.remove_route(label)
+            self._numbers.hide(label)
             self.closed.set()
 
     def follow_link(self, state: LinkState) -> None:
@@ -200,12 +194,12 @@ class RunningRoute:
 
     def show(self) -> None:
         """For gauges, when somebody looks."""
-        pending, refused = self.claim.journal.counts(self.claim.route.keys)
-        self._numbers.pending.set(0 if self.direction == "down" else pending, (self.name,))
-        self._numbers.refused.set(refused, (self.name,))
+        pending, refused = self._waiting()
+        self._numbers.pending.set(pending, (self.claim.route.name,))
+        self._numbers.refused.set(refused, (self.claim.route.name,))
 
     def _count(self, action: str, number: int) -> None:
-        self._numbers.keys.add((self.name, action), number)
+        self._numbers.keys.add((self.claim.route.name, action), number)
 
     async def _ask(self, conflict: Conflict) -> Version:
         ask = self._askers()
@@ -307,7 +301,7 @@ class StateRoutes:
             try:
                 running.show()
             except DriverError as error:
-                logger.debug("state route %s: %s", running.name, error)
+                logger.debug("state route %s: %s", running.claim.route.name, error)
 
 
 def _runs_on(old: Claim, new: Claim) -> bool:
