@@ -7,6 +7,7 @@ who takes the whole disk.
 
 from __future__ import annotations
 
+import binascii
 import hashlib
 import os
 import stat
@@ -20,6 +21,7 @@ KEY_BYTES: Final = 32
 CREDENTIAL: Final = "edge-runtime-seal-key"
 KEY_FILE: Final = "seal.key"
 _MARK_BYTES: Final = 16
+_FILE_BYTES_MAX: Final = 128
 
 
 class SecretBox:
@@ -72,11 +74,15 @@ def open_secret_box(state_dir: str, environment: Mapping[str, str]) -> SecretBox
 def _read(path: str, mend: str) -> bytes:
     try:
         with open(path, "rb") as file:
-            key = file.read(KEY_BYTES + 1)
+            found = file.read(_FILE_BYTES_MAX)
     except OSError as error:
         raise ConfigError(f"{path}: the key cannot be read: {error.strerror}") from None
+    try:
+        key = found if len(found) == KEY_BYTES else binascii.unhexlify(found.strip())
+    except binascii.Error:
+        key = b""
     if len(key) != KEY_BYTES:
-        raise ConfigError(f"{path}: the key has not {KEY_BYTES} bytes; {mend}")
+        raise ConfigError(f"{path}: the key has not {KEY_BYTES} bytes, plain or in hexadecimal digits; {mend}")
     return key
 
 

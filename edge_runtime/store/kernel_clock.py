@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Final
 
 _TIME_ERROR: Final = 5
-# What systemd-timesyncd leaves once it has set the clock in this boot; for where the kernel may not be asked.
+# What systemd-timesyncd leaves once it has set the clock in this boot; for where the kernel may not be asked, as with
+# ProtectClock= in the service's unit.
 _FLAG: Final = "/run/systemd/timesync/synchronized"
 _ASKED_EVERY_S: Final = 1.0
 _TIMEX_BYTES: Final = 512  # more than any machine's struct timex; all zero asks for nothing to be changed
@@ -16,11 +17,11 @@ _TIMEX_BYTES: Final = 512  # more than any machine's struct timex; all zero asks
 
 def is_synchronized() -> bool:
     """Whether some program keeps the clock by a time server at the moment."""
-    import ctypes
-
     try:
+        import ctypes
+
         state = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))
-    except (OSError, AttributeError):
+    except (OSError, AttributeError, MemoryError):  # the last is what a confined ctypes may say
         state = -1
     if state < 0:
         return os.path.exists(_FLAG)

@@ -56,15 +56,18 @@ def test_a_credential_goes_before_the_file(tmp_path: Path) -> None:
     open_secret_box(str(tmp_path), environment)
     (credentials / CREDENTIAL).write_bytes(b"c" * 32)
     assert open_secret_box(str(tmp_path), environment).mark(b"n") == SecretBox(b"c" * 32).mark(b"n")
-    (credentials / CREDENTIAL).write_bytes(b"c" * 33)
-    with pytest.raises(ConfigError, match="has not 32 bytes; put 32 random bytes into the credential"):
-        open_secret_box(str(tmp_path), environment)
+    (credentials / CREDENTIAL).write_text((b"c" * 32).hex() + "\n")
+    assert open_secret_box(str(tmp_path), environment).mark(b"n") == SecretBox(b"c" * 32).mark(b"n")
+    for wrong in (b"", b"c" * 33, b"63" * 31, b"z" * 64, b"63" * 40):
+        (credentials / CREDENTIAL).write_bytes(wrong)
+        with pytest.raises(ConfigError, match=r"has not 32 bytes, .*; put 32 random bytes into the credential"):
+            open_secret_box(str(tmp_path), environment)
 
 
 def test_a_cut_off_key_is_named(tmp_path: Path) -> None:
     (tmp_path / "seal.key").write_bytes(b"short")
     (tmp_path / "seal.key").chmod(0o600)
-    with pytest.raises(ConfigError, match=r"seal.key: the key has not 32 bytes; remove it"):
+    with pytest.raises(ConfigError, match=r"seal.key: the key has not 32 bytes, .*; remove it"):
         open_secret_box(str(tmp_path), {})
 
 

@@ -37,6 +37,16 @@ def test_a_kernel_that_does_not_say_leaves_the_flag(
     assert kernel_clock.is_synchronized() is there
 
 
+@pytest.mark.parametrize("error", [OSError, AttributeError, MemoryError])
+def test_a_process_that_may_not_ask_goes_on(monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
+    def fail(name: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(ctypes, "CDLL", fail)
+    monkeypatch.setattr(kernel_clock, "_FLAG", "/nothing")
+    assert kernel_clock.is_synchronized() is False
+
+
 def test_this_machine_answers() -> None:
     assert kernel_clock.is_synchronized() in (True, False)
 
