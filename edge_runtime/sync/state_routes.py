@@ -22,6 +22,7 @@ from edge_runtime.model.hlc import Clock
 from edge_runtime.model.sync import Keys
 from edge_runtime.observability.metrics import Metrics
 from edge_runtime.store.journal import Journal
+from edge_runtime.store.kernel_clock import Synchronized
 from edge_runtime.sync.link_settings import LinkState
 from edge_runtime.sync.merge import Conflict, Version
 from edge_runtime.sync.state import AskApp, Stamps, StateSync
@@ -209,12 +210,18 @@ class RunningRoute:
 
 
 class StateRoutes:
-    """The state routes of a node. `wall` is the wall clock, in seconds."""
+    """The state routes of a node. `wall` is the wall clock, in seconds; `is_right` vouches for it."""
 
     def __init__(
-        self, node: str, metrics: Metrics, nursery: trio.Nursery, wall: Callable[[], float] = time.time
+        self,
+        node: str,
+        metrics: Metrics,
+        nursery: trio.Nursery,
+        wall: Callable[[], float] = time.time,
+        is_right: Callable[[], bool] | None = None,
     ) -> None:
-        self.stamps = Stamps(Clock(node), lambda: int(wall() * 1000))
+        clock = Clock(node, is_right=is_right or Synchronized())
+        self.stamps = Stamps(clock, lambda: int(wall() * 1000))
         self._wall = wall
         self._nursery = nursery
         self._numbers = Numbers(metrics)

@@ -5,9 +5,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import trio
+
+from edge_runtime.model.hlc import parse
 from edge_runtime.model.sync import Keys
+from edge_runtime.observability.metrics import Metrics
 from edge_runtime.sync.state_plan import StateRoute
-from edge_runtime.sync.state_routes import Claim, choose
+from edge_runtime.sync.state_routes import Claim, StateRoutes, choose
 
 FILE: Any = object()
 OTHER_FILE: Any = object()
@@ -50,3 +54,26 @@ def test_keys_that_meet_at_the_remote_are_known() -> None:
     assert first.shares_remote_keys(claim("b", Keys("b||orders/")))
     assert first.shares_remote_keys(claim("b", Keys("b||x", exact=True), remote="orders/1"))
     assert not first.shares_remote_keys(claim("b", Keys("b||orders/"), by=link("other")))
+
+
+class StampedStore:
+    """A file whose latest stamp is of a year that never was."""
+
+    async def open_journal(self, stamp: Any, now: Any) -> Any:
+        return self
+
+    async def latest_stamp(self) -> str:
+        return "01e00000000000000n"
+
+
+async def test_stamps_leave_a_year_that_never_was() -> None:
+    right = False
+    store: Any = StampedStore()
+    now_s = 1_790_000_000.0
+    async with trio.open_nursery() as nursery:
+        routes = StateRoutes("n", Metrics(), nursery, lambda: now_s, lambda: right)
+        await routes.open_journal(store)
+        ahead = parse(routes.stamps())
+        assert ahead > parse(await store.latest_stamp())
+        right = True
+        assert parse(routes.stamps()).ms == now_s * 1000
