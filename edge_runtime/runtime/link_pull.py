@@ -15,6 +15,7 @@ import trio
 
 from edge_runtime.config.links import CloudLink, ConfigurationRoute
 from edge_runtime.model.errors import ConfigError, DriverError
+from edge_runtime.sync.supervise import supervised
 
 if TYPE_CHECKING:
     from edge_runtime.components.configuration.sqlite import SqliteConfiguration
@@ -65,7 +66,6 @@ def _mirrored_store(linked: LinkedApp, resource: CloudLink, route: Configuration
 
 async def _mirror(shared: SharedLink, route: ConfigurationRoute, store: SqliteConfiguration) -> None:
     from edge_runtime.sync.configuration_down import ConfigurationDownRoute  # brings gRPC
-    from edge_runtime.sync.supervise import supervised
 
     name = f"link/{shared.link.name}/{route.remote_store}"
     async with shared.locks.setdefault((route, *store.place), trio.Lock()):
@@ -128,10 +128,14 @@ async def _note(shared: SharedLink, resource: CloudLink, kept: SealedSecrets) ->
     ages = {f"{shared.link.name}/{route.remote_store}": route.age_max_s for route in resource.secrets}
     pause_s = min(max(min(ages.values()) / _NOTES, _NOTE_MIN_S), _NOTE_MAX_S)
     async with shared.locks.setdefault("secrets", trio.Lock()):
-        try:
+
+        async def note_for_ever() -> None:
             while True:
                 await _try_note(kept, ages)
                 await trio.sleep(pause_s)
+
+        try:
+            await supervised(note_for_ever, f"cloud link {shared.link.name}: the age of kept secrets")
         finally:
             with trio.move_on_after(_LAST_NOTE_S, shield=True):
                 await _try_note(kept, ages)

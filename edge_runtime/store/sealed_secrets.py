@@ -9,17 +9,20 @@ Names are inside the seal as well; a row is found by a keyed hash of them.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
-from edge_runtime.model.errors import DriverError
+from edge_runtime.model.errors import DriverError, StoreUnavailable
 from edge_runtime.store.database import Database
 from edge_runtime.store.kernel_clock import is_synchronized
 from edge_runtime.store.log_clock import boot_id, up_ms
 from edge_runtime.store.migrations import ByName, Step, migrate
+
+logger: Final = logging.getLogger("dapr.runtime.store")
 
 RECORDS_MAX: Final = 1000
 BYTES_MAX: Final = 4 * 2**20
@@ -175,19 +178,30 @@ class SealedSecrets:
 async def open_sealed_secrets(database: Database, seals: Seals, clocks: Clocks = Clocks()) -> SealedSecrets:  # noqa: B008
     """The secrets kept in this file; its tables are made when there are none."""
     await migrate(database, _STEPS, ByName())
-    base_ms = await database.write(partial(_carry_on, clocks.boot(), clocks.up_ms()))
+    boot, up = clocks.boot(), clocks.up_ms()
+    try:
+        base_ms = await database.write(partial(_carry_on, boot, up))
+    except StoreUnavailable as error:  # what is kept can be given all the same
+        logger.warning("the clock of kept secrets could not be noted: %s", error)
+        base_ms = _base(lambda sql: database.read(sql), boot, up)[0]
     return SealedSecrets(database, seals, base_ms, clocks)
 
 
 def _carry_on(boot: str, up: int, connection: sqlite3.Connection) -> int:
     """The clock goes on from the latest time in the file; within one boot of the machine it is the same for all."""
-    row = connection.execute("SELECT boot, base, noted FROM sealed_secret_clock").fetchone()
-    if row is not None and row[0] == boot:
-        return int(row[1])
-    latest = connection.execute("SELECT max(at) FROM sealed_secret").fetchone()[0] or 0
-    latest = max(latest, 0 if row is None else row[2])
-    connection.execute("INSERT OR REPLACE INTO sealed_secret_clock VALUES (1, ?, ?, ?)", (boot, latest - up, latest))
-    return int(latest - up)
+    base, latest = _base(lambda sql: connection.execute(sql).fetchall(), boot, up)
+    if latest is not None:
+        connection.execute("INSERT OR REPLACE INTO sealed_secret_clock VALUES (1, ?, ?, ?)", (boot, base, latest))
+    return base
+
+
+def _base(ask: Callable[[str], Sequence[Sequence[Any]]], boot: str, up: int) -> tuple[int, int | None]:
+    """What is added to the time that the machine is up; with the latest time in the file when this is another boot."""
+    rows = ask("SELECT boot, base, noted FROM sealed_secret_clock")
+    if rows and rows[0][0] == boot:
+        return int(rows[0][1]), None
+    latest = max(ask("SELECT max(at) FROM sealed_secret")[0][0] or 0, rows[0][2] if rows else 0)
+    return latest - up, latest
 
 
 def _put(rows: Sequence[tuple[Any, ...]], connection: sqlite3.Connection) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -72,7 +72,7 @@ async def apps(shared: Any, *stores: Store) -> AsyncIterator[list[Joined]]:
 
 def shared_link() -> tuple[Any, FarLink]:
     link = FarLink(a="1", k="2")
-    return SimpleNamespace(link=link, locks={}), link
+    return SimpleNamespace(link=link, locks={}, showing=lambda route: nullcontext()), link
 
 
 async def test_apps_with_one_file_share_a_mirror(mock_clock: MockClock) -> None:
@@ -123,4 +123,4 @@ async def test_a_mirror_that_breaks_takes_nothing_along(
 
     monkeypatch.setattr(store, "mirror", broken)
     async with apps(shared, store):
-        assert "configuration of here has failed; a reload begins again" in caplog.text
+        assert "configuration of here: an internal error: ZeroDivisionError" in caplog.text

@@ -207,3 +207,17 @@ async def test_the_oldest_give_way(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert await names(kept) == {"d", "e"}
         assert await kept.put("cloud/vault", {"f": {"f": "x" * 1000}}, {}) == 1
         assert await names(kept) == {"d", "e"}
+
+
+async def test_a_disk_that_takes_nothing_gives_what_it_has(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    machine = Machine()
+    async with opened(tmp_path, machine) as kept:
+        await kept.put("cloud/vault", {"a": {"a": "1"}}, {})
+        machine.run(HOUR)
+        await kept.note({"cloud/vault": 86400})
+    machine.boot(wall=0.0)
+    async with open_databases() as databases:
+        database = await databases.get(str(tmp_path / "node.db"), read_only=True)
+        kept = await open_sealed_secrets(database, SecretBox(bytes(32)), machine.clocks)
+        assert await age_s(kept) == HOUR
+    assert "the clock of kept secrets could not be noted" in caplog.text
