@@ -19,6 +19,7 @@ from edge_runtime.runtime.link_calls import open_calls
 from edge_runtime.runtime.link_pull import open_pull
 from edge_runtime.sync.link_settings import LinkSettings
 from edge_runtime.sync.links import Links, SharedLink
+from edge_runtime.sync.supervise import supervised
 
 if TYPE_CHECKING:
     from edge_runtime.api.blocks import Blocks
@@ -74,7 +75,7 @@ async def _node_links(node: Node) -> Links:
             await node.outbox.get()
         except DriverError as error:
             log.error("The outbox cannot be opened, so cloud links take no events: %s; tried again", error)
-            node.nursery.start_soon(node.outbox.keep_trying)
+            node.nursery.start_soon(supervised, node.outbox.keep_trying, "the outbox")
         if node.links is None:  # another app may have been faster
             node.links = Links(node.outbox, lambda: node.outbox.node, node.metrics, node.state_dir, node.nursery)
     return node.links

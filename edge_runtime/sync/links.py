@@ -78,6 +78,7 @@ class SharedLink:
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Serve until the scope is cancelled. `started` is said once every route that can be opened takes events."""
         name = self.link.name
+        begun = False
         try:
             with self.scope:
                 async with trio.open_nursery() as nursery:
@@ -86,11 +87,16 @@ class SharedLink:
                         self.routes.append(up)
                         await nursery.start(self._serve_up, up)
                     task_status.started()
+                    begun = True
                     nursery.start_soon(self.link.run)
                     nursery.start_soon(supervised, self._tell_apps, f"cloud link {name}: topic {STATES_TOPIC}")
                     for down in self._downs():
                         self.routes.append(down)
                         nursery.start_soon(supervised, down.run, f"cloud link {name}: {down.name}", down.failed)
+        except Exception:  # each task is supervised; what comes here all the same must not end the node
+            if not begun:
+                raise
+            logger.exception("cloud link %s has failed; a reload opens it again", name)
         finally:
             self.closed.set()
 

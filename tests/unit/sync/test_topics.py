@@ -19,7 +19,6 @@ from edge_runtime.model.ports import Entry, EntryId, RouteSettings, Send
 from edge_runtime.observability.metrics import Metrics
 from edge_runtime.proto.dapr.proto.runtime.v1.appcallback_pb2 import TopicEventRequest
 from edge_runtime.sync.link import Link
-from edge_runtime.sync.link_files import DayFile
 from edge_runtime.sync.link_settings import Clocks, LinkMetrics, LinkSettings, LinkState
 from edge_runtime.sync.links import Links
 from edge_runtime.sync.remote import RemoteSidecar
@@ -413,22 +412,3 @@ def test_a_route_follows_its_link() -> None:
     link._set(LinkState("up"))
     link._set(LinkState("down", "cut"))
     assert seen == [("up", ""), ("down", "cut")]
-
-
-def test_a_day_file_outlives_what_happens_to_it(tmp_path: Path) -> None:
-    now = [1000.0]
-    path = tmp_path / "links" / "cloud.json"
-    day = DayFile(str(path), lambda: now[0])
-    assert day.load() == (0, 0.0)
-    day.save(500, 100.0)
-    now[0] += 60
-    assert day.load() == (500, 160.0)
-    now[0] = 0.0  # a clock without a battery
-    assert day.load() == (500, 0.0)
-    for text in ("", "{}", '{"spent": "x"}', "[]"):
-        path.write_text(text)
-        assert day.load() == (0, 0.0)
-    path.unlink()
-    path.parent.rmdir()
-    path.parent.write_text("")
-    day.save(1, 0.0)  # is a warning only
