@@ -1,8 +1,9 @@
-"""Drops events that come a second time from an edge node: for the apps that receive them, wherever they run.
+"""Drops events and calls that come a second time from an edge node: for the apps that receive them, wherever they run.
 
 This file needs nothing but Python and may be copied. Every event that an edge node forwards has the CloudEvents
 attributes `edgenode`, `edgeepoch` and `edgesequence`: together they are the identity of one publish, however often the
-network made it be sent. A node's sequences are shared by all its topics, so a receiver of one topic sees some of them
+network made it be sent. A call that waited for the network has them as headers, `edge-node`, `edge-epoch` and
+`edge-sequence`. A node's sequences are shared by all its topics, so a receiver of one topic sees some of them
 only, and an older one may come late. What was seen is therefore kept as runs of sequences: a high-water mark, and the
 gaps below it. At most `runs_max` runs are kept for a node's epoch; what lies below the lowest of them counts as new,
 because an event that comes twice does less harm than one that is lost.
@@ -13,7 +14,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any, NamedTuple, Protocol
 
 RUNS_MAX = 8192
@@ -21,6 +22,9 @@ NODES_MAX = 10_000
 EPOCHS_MAX = 4
 BODY_BYTES_MAX = 4 * 1024 * 1024
 _DIGITS_MAX = 18
+_HEADERS = ("edge-node", "edge-epoch", "edge-sequence")
+# A call that was answered so comes again; every other answer is its outcome.
+_LATER = (408, 425, 429)
 
 
 class Identity(NamedTuple):
@@ -40,6 +44,13 @@ def identity_of(event: Mapping[str, Any]) -> Identity | None:
         return Identity(node, _whole(epoch), _whole(sequence))
     except ValueError:
         return None
+
+
+def identity_of_headers(headers: Iterable[tuple[str, str]] | Mapping[str, str]) -> Identity | None:
+    """The identity that a call carries in its headers; None when it did not wait on an edge node."""
+    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    found = {name.lower().replace("-", ""): value for name, value in pairs if name.lower() in _HEADERS}
+    return identity_of(found)
 
 
 def _whole(value: Any) -> int:
@@ -170,6 +181,10 @@ class DropRepeats:
 
     It is handled when the app's answer is one of the 200s that does not say RETRY. One that is being handled at this
     moment is answered RETRY. Requests that are no single CloudEvents, or larger than `body_bytes_max`, pass unseen.
+
+    A call that waited on an edge node is known by its headers, whatever its verb and body. It is handled when the
+    answer is none that makes it come again (408, 425, 429, 5xx). A repeat is answered 208 and not given to the app,
+    one that is being handled 425.
     """
 
     def __init__(self, app: App, receiver: Receiver | None = None, *, body_bytes_max: int = BODY_BYTES_MAX) -> None:
@@ -178,6 +193,10 @@ class DropRepeats:
         self._body_bytes_max = body_bytes_max
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        called = _called(scope)
+        if called is not None:
+            await self._call(called, scope, receive, send)
+            return
         if scope["type"] != "http" or scope["method"] != "POST" or not _is_event(scope):
             await self._app(scope, receive, send)
             return
@@ -192,6 +211,27 @@ class DropRepeats:
             await _answer(send, b'{"status":"RETRY"}')
         else:
             await self._handle(identity, scope, replay, send)
+
+    async def _call(self, identity: Identity, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the app answer a call, and mark it with the head of the answer."""
+        receiver = self.receiver
+        if receiver.seen(identity):
+            await _answer(send, b'{"status":"REPEAT"}', 208)
+            return
+        if identity in receiver.in_hand:
+            await _answer(send, b'{"status":"RETRY"}', 425)
+            return
+
+        async def mark(message: Message) -> None:
+            if message["type"] == "http.response.start" and not _comes_again(message["status"]):
+                receiver.mark(identity)
+            await send(message)
+
+        receiver.in_hand.add(identity)
+        try:
+            await self._app(scope, receive, mark)
+        finally:
+            receiver.in_hand.discard(identity)
 
     async def _handle(self, identity: Identity, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the app handle it, and mark it before the answer leaves."""
@@ -223,6 +263,17 @@ class DropRepeats:
                 return messages, None
             if not message.get("more_body"):
                 return messages, b"".join(one.get("body", b"") for one in messages)
+
+
+def _called(scope: Scope) -> Identity | None:
+    """Of a call that waited on an edge node. Events of the same node have theirs in the body."""
+    if scope["type"] != "http":
+        return None
+    return identity_of_headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]])
+
+
+def _comes_again(status: int) -> bool:
+    return status >= 500 or status in _LATER
 
 
 def _is_event(scope: Scope) -> bool:
@@ -266,7 +317,7 @@ def _took(answer: list[Message]) -> bool:
     return not isinstance(verdict, str) or verdict in ("SUCCESS", "DROP")
 
 
-async def _answer(send: Send, body: bytes) -> None:
+async def _answer(send: Send, body: bytes, status: int = 200) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

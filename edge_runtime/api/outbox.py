@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from edge_runtime.sync.look import Look
 
 LIMIT_MAX: Final = 1000
+CALL_STATES: Final = ("waiting", "sending", "done", "failed", "expired", "dropped")
 # A page ends when its payloads have so many bytes; one entry it always has.
 PAGE_BYTES: Final = 2**20
 _EXPORT_PAGE: Final = 100
@@ -67,6 +68,20 @@ class AppOutbox:
         """The lines of an export, as they are asked for."""
         with _failures("reading"):
             return export_lines(await self._outbox(route), what, route)
+
+    async def invocation(self, call_id: str) -> dict[str, Any]:
+        """One queued call and what became of it. Raises EdgeError."""
+        from edge_runtime.api.invocations import invocation
+
+        with _failures("reading"):
+            return invocation(await self._find(), self._sees, call_id)
+
+    async def invocations(self, after: int, limit: int, states: Sequence[str]) -> dict[str, Any]:
+        """A page of them."""
+        from edge_runtime.api.invocations import invocations_page
+
+        with _failures("reading"):
+            return invocations_page(await self._find(), self._sees, after, limit, states)
 
     def _sees(self, route: str) -> bool:
         return belongs(route, self._app_id, self._links)

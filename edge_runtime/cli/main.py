@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "config": Command("config", "Set, read and follow settings of apps: set, get, list, delete, watch."),
     "topics": Command("topics", "Show what the node's topics hold and who lags."),
     "outbox": Command("outbox", "Show and change what waits to be sent: list, show, retry, drop, export."),
+    "invocations": Command("invocations", "Show queued calls over cloud links and their answers: list, show."),
     "sync": Command("sync", "Show and steer cloud links: status, dry-run, pause, resume, now."),
     "version": Command("version", "Print the versions."),
     "build-info": Command("build_info", "Print how the program was built."),

@@ -91,15 +91,19 @@ def _check(action: str, words: Sequence[str], parsed: Parsed) -> None:
 
 def _look(action: str, words: Sequence[str], parsed: Parsed) -> dict[str, Any]:
     """The document, from the app's sidecar or from the file."""
-    page = {"after": _sequence(parsed.text("after") or "0"), "limit": _limit(parsed), "payload": parsed.flag("payload")}
+    page = {
+        "after": _sequence(parsed.text("after") or "0"),
+        "limit": limit_of(parsed),
+        "payload": parsed.flag("payload"),
+    }
     instance = _instance(parsed)
     if instance is None:
         what = "routes" if action == "list" else _what(parsed)
-        return _from_file(lambda look, sees: _read_file(look, sees, what, words, page), parsed)
+        return from_file(lambda look, sees: _read_file(look, sees, what, words, page), parsed)
     if action == "list":
-        return _ask(instance, "GET", _PLACE)
+        return ask(instance, "GET", _PLACE)
     query = "&".join(f"{name}={str(value).lower()}" for name, value in page.items())
-    return _ask(instance, "GET", f"{_place(words[0])}/{_what(parsed)}?{query}")
+    return ask(instance, "GET", f"{_place(words[0])}/{_what(parsed)}?{query}")
 
 
 def _change(action: str, words: Sequence[str], parsed: Parsed) -> dict[str, Any]:
@@ -108,7 +112,7 @@ def _change(action: str, words: Sequence[str], parsed: Parsed) -> dict[str, Any]
         raise Failed(f"app ID {parsed.text('app-id')} not found; start it first: its own sidecar changes its outbox")
     sequences = [_sequence(word) for word in words[1:]]
     body = {"all": True} if parsed.flag("all") else {"sequences": sequences}
-    outcome = _ask(instance, "POST", f"{_place(words[0])}/{action}", json.dumps(body).encode())
+    outcome = ask(instance, "POST", f"{_place(words[0])}/{action}", json.dumps(body).encode())
     if sequences and not sum(outcome.values()):
         raise Failed(f"outbox route {words[0]}: nothing of that can be {'retried' if action == 'retry' else 'dropped'}")
     return outcome
@@ -121,7 +125,7 @@ def _export(route: str, parsed: Parsed) -> int:
     try:
         instance = _instance(parsed)
         if instance is None:
-            _from_file(lambda look, sees: _export_file(look, sees, route, parsed.flag("dead")), parsed)
+            from_file(lambda look, sees: _export_file(look, sees, route, parsed.flag("dead")), parsed)
         else:
             dead = str(parsed.flag("dead")).lower()
             for piece in download(instance.address, f"{_place(route)}/export?dead={dead}", tuple(token())):
@@ -150,7 +154,8 @@ def _place(route: str) -> str:
     return f"{_PLACE}/{quote(route, safe='')}"
 
 
-def _ask(instance: Instance, method: str, target: str, body: bytes = b"") -> dict[str, Any]:
+def ask(instance: Instance, method: str, target: str, body: bytes = b"") -> dict[str, Any]:
+    """The document that the app's sidecar answers. Raises Failed."""
     answer = request(method, instance.address, target, body, (*token(), (b"content-type", b"application/json")))
     if answer.status != 200:
         raise Failed(said(answer))
@@ -163,7 +168,7 @@ def _ask(instance: Instance, method: str, target: str, body: bytes = b"") -> dic
 Sees = Callable[[str], bool]
 
 
-def _from_file(read: Callable[[Look | None, Sees], Awaitable[_T]], parsed: Parsed) -> _T:
+def from_file(read: Callable[[Look | None, Sees], Awaitable[_T]], parsed: Parsed) -> _T:
     """What `read` finds in the node's file, which is only read."""
     from edge_runtime.components.pubsub.sqlite import NODE_DATABASE
 
@@ -236,7 +241,8 @@ def _sequence(word: str) -> int:
     return int(text)
 
 
-def _limit(parsed: Parsed) -> int:
+def limit_of(parsed: Parsed) -> int:
+    """`--limit`, checked."""
     limit = parsed.integer("limit")
     if not 0 < limit <= 1000:
         raise UsageError(f"--limit {limit}: expected a number from 1 to 1000")

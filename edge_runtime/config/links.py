@@ -156,14 +156,6 @@ class CloudLink(NamedTuple):
     scopes: tuple[str, ...] = ()
     source: str = ""
 
-    @property
-    def without_effect(self) -> tuple[str, ...]:
-        """The fields under `routes` that are read and checked, and do nothing yet."""
-        later = {
-            "bindings": self.bindings,
-        }
-        return tuple(name for name, routes in later.items() if routes)
-
 
 def read_cloud_link(root: Table, notes: list[str]) -> CloudLink:
     """A CloudLink document. Raises FieldError."""

@@ -272,11 +272,19 @@ class Backoff(NamedTuple):
     jitter: float = 0.2
 
 
+class FateLimits(NamedTuple):
+    """How much is kept of what became of a route's entries, and for how long."""
+
+    bytes_max: int
+    age_max_s: float
+
+
 class RouteSettings(NamedTuple):
     """Where entries go and how much may wait for it. Routes of one name are one route, whoever opens it.
 
     `priority` (0 to 9) counts between routes, and between entries where `when_full` looks at it. `attempts_max` None
-    tries for ever. `limit_name` is how the user knows `bytes_max`: a refusal names it.
+    tries for ever. `limit_name` is how the user knows `bytes_max`: a refusal names it. With `fates` what the sender
+    returns is kept, and why an entry was dropped.
     """
 
     name: str
@@ -289,6 +297,7 @@ class RouteSettings(NamedTuple):
     attempts_max: int | None = None
     dead_bytes_max: int = 16 * 2**20
     limit_name: str = "bytes_max"
+    fates: FateLimits | None = None
 
 
 class Route(Protocol):
@@ -324,9 +333,10 @@ class Route(Protocol):
         """What waits, was given up and was dropped, in the words of the HTTP API."""
 
 
-# Sends one entry. Returning means delivered; `Unreachable` stops the route until it is up again; a `permanent`
-# `DriverError` makes a dead letter of the entry; any other lets its key wait and be tried again, while others go on.
-Send = Callable[[Entry], Awaitable[None]]
+# Sends one entry. Returning means delivered, and what is returned may be kept (`fates`). `Unreachable` stops the route
+# until it is up again; a `permanent` `DriverError` makes a dead letter of the entry; any other lets its key wait and be
+# tried again, while others go on.
+Send = Callable[[Entry], Awaitable[Mapping[str, Any] | None]]
 
 
 class Outbox(Protocol):

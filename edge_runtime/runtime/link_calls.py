@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 from edge_runtime.blocks.invoke.far import far_peer
+from edge_runtime.blocks.metadata import LoadedComponent
 from edge_runtime.sync.far_app import FarApp, FarGrpcApp
+from edge_runtime.sync.far_binding import FarBinding
 
 if TYPE_CHECKING:
+    from edge_runtime.blocks.bindings import FarOutput
     from edge_runtime.blocks.invoke import Peer
     from edge_runtime.runtime.links import LinkedApp
     from edge_runtime.sync.links import SharedLink
 
 log: Final = logging.getLogger("dapr.runtime.link")
 
+_FAR_TYPE: Final = "bindings.cloudlink"
 _KEPT_MAX: Final = 256  # targets, whose namespaces callers choose
 
 
@@ -55,10 +59,31 @@ class LinkedPeers:
     def _far_app(self, shared: SharedLink, route: str, target: str) -> FarApp:
         link = shared.link
         kind = FarGrpcApp if link.settings.resource.grpc else FarApp
-        return kind(link, target, self._caller, None)
+        return kind(link, target, self._caller, shared.calls.apps.get(route))
 
 
 def open_calls(linked: LinkedApp, links: Mapping[str, SharedLink]) -> None:
     """From here on the app reaches what its links lead to. What the node itself has comes first."""
     apps = LinkedPeers(links, linked.app.app_id)
     linked.blocks.invoker.far = apps if apps else None
+    bindings = dict(_bindings(linked, links))
+    linked.blocks.bindings.reach(bindings)
+    linked.blocks.metadata.components += [
+        LoadedComponent(name, _FAR_TYPE, "v1", ("OUTPUT_BINDING",)) for name in sorted(bindings)
+    ]
+
+
+def _bindings(linked: LinkedApp, links: Mapping[str, SharedLink]) -> Iterator[tuple[str, FarOutput]]:
+    """Those of the links that no component has the name of; of two links with the same the first."""
+    taken: set[str] = set()
+    for shared in links.values():
+        link = shared.link
+        for route in link.settings.resource.bindings:
+            local = linked.blocks.bindings.has(route.name)
+            if local or route.name in taken:
+                other = "a component" if local else "another link"
+                text = "CloudLink %r: routes.bindings: app %s has %s for %r, which comes first"
+                log.warning(text, link.name, linked.app.app_id, other, route.name)
+                continue
+            taken.add(route.name)
+            yield route.name, shared.calls.bindings.get(route.name) or FarBinding(link, route.remote_name)

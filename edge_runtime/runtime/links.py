@@ -58,7 +58,7 @@ async def open_links(
             for place, forward in shared.forwards().items():
                 forwards.setdefault(place, []).append(forward)
             await stack.enter_async_context(open_pull(linked, shared, resource))
-            _say_what_has_no_effect(resource, pubsubs)
+            _say_what_is_missing(resource, pubsubs)
         if any(resource.state for resource in resources):
             from edge_runtime.runtime.link_state import open_state_routes
 
@@ -97,14 +97,7 @@ async def _settings(resource: CloudLink, around: Surroundings) -> LinkSettings:
     return LinkSettings(resource._replace(source="", scopes=()), tuple(sorted(found.values.items())), fault)
 
 
-def _say_what_has_no_effect(resource: CloudLink, pubsubs: Mapping[str, PubSubBinding]) -> None:
-    if resource.without_effect:
-        log.warning(
-            "%s: CloudLink %r: routes.%s: read and checked, without effect yet",
-            resource.source,
-            resource.name,
-            ", routes.".join(resource.without_effect),
-        )
+def _say_what_is_missing(resource: CloudLink, pubsubs: Mapping[str, PubSubBinding]) -> None:
     for up in resource.topics_up:
         if up.pubsub not in pubsubs:
             log.warning(

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from edge_runtime.model.errors import DriverError, Overloaded, StoreUnavailable
 from edge_runtime.model.hlc import Clock, unpack
+from edge_runtime.model.ports import FateLimits
+from edge_runtime.store.fates import Fate, Fates, open_fates, read_fates
 from edge_runtime.store.faults import fault_of
 from edge_runtime.store.identity import Identity, open_identity, read_identity
 from edge_runtime.store.kernel_clock import Synchronized
@@ -51,6 +53,7 @@ __all__ = [
     "DamagedRecord",
     "DeadLetter",
     "Drop",
+    "Fate",
     "Head",
     "OutboxStore",
     "Removal",
@@ -129,13 +132,15 @@ class Burial(NamedTuple):
 class Removal(NamedTuple):
     """What one transaction takes out of a route: what was sent, what is given up, what is dropped, by reason.
 
-    `attempts` are noted for entries that stay, as the file is written anyway.
+    `attempts` are noted for entries that stay, as the file is written anyway. `said` is what came of some that were
+    sent, for a route that keeps that.
     """
 
     sent: Sequence[int] = ()
     buried: Sequence[Burial] = ()
     dropped: Mapping[str, Sequence[Head]] = {}
     attempts: Sequence[tuple[int, int]] = ()
+    said: Mapping[int, Mapping[str, Any]] = {}
 
 
 class RouteStore:
@@ -149,12 +154,26 @@ class RouteStore:
         self.base = base_of(route_id)
         self.top = base_of(route_id + 1)
         self._lock = lock
+        self._fates: Fates | None = None
 
     def close(self) -> None:
         """Let another process have the route."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+    async def keep_fates(self, limits: FateLimits | None) -> None:
+        """From now on what becomes of entries is kept, within these limits; None is not at all."""
+        if limits is None:
+            self._fates = None
+        elif self._fates is None:
+            self._fates = await open_fates(self.database, limits, self.base, self.top)
+        else:
+            self._fates.limits = limits
+
+    def fates(self, start: int, limit: int) -> list[Fate]:
+        """What became of entries from `start` on, in the order of their sequences."""
+        return read_fates(self.database.read, max(start, self.base), self.top, self.outbox.now(), limit)
 
     # --- appending
 
@@ -278,7 +297,9 @@ class RouteStore:
         ids = [*removal.sent, *(burial.id for burial in removal.buried)]
         for reason, heads in removal.dropped.items():
             ids += [head.id for head in heads]
-            write_drop(connection, self.id, reason, heads, wall)
+            self._drop(connection, "outbox_entry", reason, heads, wall)
+        if removal.said and self._fates is not None:
+            self._fates.deliver(connection, removal.said, wall, self.outbox.now())
         sizes = connection.execute(_REMOVE, (json.dumps(ids),)).fetchall()
         if removal.attempts:
             note = "UPDATE outbox_entry SET attempts = ? WHERE id = ? AND attempts != ?"
@@ -287,6 +308,14 @@ class RouteStore:
         if removal.buried and dead_bytes_max:
             return self._trim_dead(connection, dead_bytes_max, wall)
         return []
+
+    def _drop(
+        self, connection: sqlite3.Connection, table: str, reason: str, heads: Sequence[Head], wall: float
+    ) -> None:
+        """Note why entries go, while the table has them still."""
+        write_drop(connection, self.id, reason, heads, wall)
+        if heads and self._fates is not None:
+            self._fates.drop(connection, table, reason, [head.id for head in heads], wall, self.outbox.now())
 
     def _save(
         self, connection: sqlite3.Connection, row: RouteRow, tail: Sequence[Row], entries: int, size: int
@@ -308,8 +337,8 @@ class RouteStore:
             excess -= gone[-1].size
             if excess <= 0:
                 break
+        self._drop(connection, "outbox_dead", "dead letters full", gone, wall)
         connection.executemany("DELETE FROM outbox_dead WHERE id = ?", [(head.id,) for head in gone])
-        write_drop(connection, self.id, "dead letters full", gone, wall)
         return gone
 
     # --- making room
@@ -359,8 +388,8 @@ class RouteStore:
 
     def _discard(self, connection: sqlite3.Connection, ids: Sequence[int] | None, wall: float) -> list[Head]:
         heads = [head for head, _ in self._dead(connection, ids)]
+        self._drop(connection, "outbox_dead", "discarded", heads, wall)
         connection.executemany("DELETE FROM outbox_dead WHERE id = ?", [(head.id,) for head in heads])
-        write_drop(connection, self.id, "discarded", heads, wall)
         return heads
 
     def _dead(self, connection: sqlite3.Connection, ids: Sequence[int] | None) -> list[tuple[Head, bytes]]:

@@ -50,6 +50,7 @@ class Outbox(Look):
         """The route, sending through `send` until the block is left. What waits then stays on disk."""
         async with self._opening:
             route = self._routes.get(settings.name) or await self._open(settings)
+            await route.store.keep_fates(settings.fates)
             end = RouteEnd(route, send)
             route.ends.append(end)
             route.configure(settings)

@@ -707,6 +707,15 @@ class Link:
             response.body = PassedAnswer(response.body, self.admit, self._give_place_back)
         return response
 
+    async def confirm(self) -> None:
+        """Ask the other end for its health, since an answer may not have been its own. Raises `Unreachable`."""
+        session = self._session
+        if session is not None:
+            reason = await self._doubt(session, trio.current_time())
+            if reason:
+                raise Unreachable(f"link {self.name}: {reason}")
+        self._must_be_up()
+
     def _must_be_up(self) -> None:
         if not self.usable:
             raise Unreachable(f"link {self.name} is {self.state.name}: {self.state.reason}")

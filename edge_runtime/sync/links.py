@@ -18,13 +18,15 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import trio
 
 from edge_runtime.model.errors import DriverError
-from edge_runtime.model.ports import Outbox, PubSub
+from edge_runtime.model.ports import Outbox, PubSub, RouteSettings
 from edge_runtime.observability.metrics import Metrics
 from edge_runtime.sync.link import Link
+from edge_runtime.sync.link_calls import LinkCalls
 from edge_runtime.sync.link_files import FOLDER, DayFile, PauseMark
 from edge_runtime.sync.link_report import link_dry_run, link_status
 from edge_runtime.sync.link_routes import LinkRoute
 from edge_runtime.sync.link_settings import Clocks, LinkMetrics, LinkSettings, LinkState
+from edge_runtime.sync.outbox_route import OutboxRoute
 from edge_runtime.sync.remote import RemoteSidecar
 from edge_runtime.sync.supervise import PAUSES, describe, supervised
 from edge_runtime.sync.topics_up import TopicUpRoute, route_settings
@@ -70,6 +72,11 @@ class SharedLink:
         self._clocks = clocks
         self.routes: list[LinkRoute] = []  # of every kind; who serves one puts it in, and takes it out
         self._ups = [TopicUpRoute(topic, self.remote, clocks.wall) for topic in link.settings.resource.topics_up]
+        self.calls = LinkCalls(link, clocks)
+        self._waiting: list[tuple[OutboxRoute, RouteSettings]] = [
+            *((up, route_settings(link.name, up.topic)) for up in self._ups),
+            *self.calls.waiting(),
+        ]
 
     def forwards(self) -> dict[tuple[str, str], Forward]:
         """What takes an app's events, by component and topic."""
@@ -83,9 +90,10 @@ class SharedLink:
             with self.scope:
                 async with trio.open_nursery() as nursery:
                     self.link.listeners.append(self._follow)
-                    for up in self._ups:
-                        self.routes.append(up)
-                        await nursery.start(self._serve_up, up)
+                    for route, settings in self._waiting:
+                        self.routes.append(route)
+                        await nursery.start(self._serve_waiting, route, settings)
+                    self.routes += self.calls.direct
                     task_status.started()
                     begun = True
                     nursery.start_soon(self.link.run)
@@ -100,9 +108,10 @@ class SharedLink:
         finally:
             self.closed.set()
 
-    async def _serve_up(self, up: TopicUpRoute, *, task_status: trio.TaskStatus[None]) -> None:
-        """Keep the topic's route in the outbox open. While it cannot be, as on a full disk, publishes are refused."""
-        settings = route_settings(self.link.name, up.topic)
+    async def _serve_waiting(
+        self, up: OutboxRoute, settings: RouteSettings, *, task_status: trio.TaskStatus[None]
+    ) -> None:
+        """Keep a route in the outbox open. While it cannot be, as on a full disk, what it is given is refused."""
         begun = False
         pause_s = PAUSES.first_s
         while True:
@@ -116,7 +125,7 @@ class SharedLink:
             except Exception as error:  # each route for itself, whatever it is
                 up.fault = str(error) if isinstance(error, DriverError) else describe(error)
                 unexpected = None if isinstance(error, DriverError) else error
-                text = "cloud link %s: %s cannot be opened, its events are refused: %s; tried again in %.0f s"
+                text = "cloud link %s: %s cannot be opened, what it is given is refused: %s; tried again in %.0f s"
                 logger.error(text, self.link.name, settings.name, up.fault, pause_s, exc_info=unexpected)
             finally:
                 up.route = None
@@ -127,8 +136,8 @@ class SharedLink:
             pause_s = min(pause_s * 2, PAUSES.most_s)
 
     def _follow(self, state: LinkState) -> None:
-        for up in self._ups:
-            up.follow(state)
+        for route, _ in self._waiting:
+            route.follow(state)
 
     def _downs(self) -> list[TopicDownRoute]:
         topics = self.link.settings.resource.topics_down

@@ -6,9 +6,9 @@ Nothing here changes anything, and nothing reads more than it was asked for: rou
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from edge_runtime.store.outbox import Content, DamagedRecord, DeadLetter, Drop, Head, OutboxStore, open_entry
+from edge_runtime.store.outbox import Content, DamagedRecord, DeadLetter, Drop, Fate, Head, OutboxStore, open_entry
 from edge_runtime.sync.shared import RouteState
 
 if TYPE_CHECKING:
@@ -47,6 +47,11 @@ class Look:
     def states(self) -> list[RouteState]:
         """The routes that are open."""
         return [route.state() for route in self._routes.values()]
+
+    def base(self, route: str) -> int:
+        """Every sequence of the route lies above; 0 when there is no such route."""
+        store = self._store.look(route)
+        return 0 if store is None else store.base
 
     def is_open(self, route: str) -> bool:
         """Somebody sends on it in this process."""
@@ -104,6 +109,26 @@ class Look:
         """What was given up, with the reasons."""
         store = self._store.look(route)
         return [] if store is None else store.dead_letters(after, limit)
+
+    def is_sending(self, route: str, sequence: int) -> bool:
+        """The entry is on its way at this moment."""
+        opened = self._routes.get(route)
+        return opened is not None and opened.is_sending(sequence)
+
+    def held(self, route: str, after: int = 0, limit: int = 100) -> list[Head]:
+        """What the disk has, also of what is only waiting to be removed from it."""
+        store = self._store.look(route)
+        return [] if store is None else store.read(max(store.base, after + 1), store.top, limit)
+
+    def said(self, route: str, sequence: int) -> Mapping[str, Any] | None:
+        """What came of an entry that was sent, until its removal is on disk."""
+        opened = self._routes.get(route)
+        return None if opened is None else opened.said(sequence)
+
+    def fates(self, route: str, after: int = 0, limit: int = 100) -> list[Fate]:
+        """What became of entries from behind `after` on, of a route that keeps that."""
+        store = self._store.look(route)
+        return [] if store is None else store.fates(after + 1, limit)
 
     def ledger(self, route: str | None = None, limit: int = 1000) -> list[Drop]:
         """What was dropped, the newest lines, the oldest of them first."""

@@ -28,6 +28,7 @@ _OLDEST: Final = 16  # a dead letter that was put back is younger than its place
 _ATTEMPTS_NOTED_MAX: Final = 256
 _ERRORS_MAX: Final = 1024  # texts that are kept for who looks, a failing entry each
 _ERROR_CHARACTERS: Final = 500
+_SAID_BYTES_MAX: Final = 4 * 2**20  # of what came of entries and is not on disk yet: nothing more is sent beyond
 
 
 class RouteEnd:
@@ -413,7 +414,9 @@ class OpenRoute:
         self._note_expired()
 
     def _may_send(self) -> bool:
-        return len(self._leavings) < self._limits.unflushed_max and self._hold_until <= self.now()
+        leavings = self._leavings
+        few = len(leavings) < self._limits.unflushed_max and leavings.said_bytes < _SAID_BYTES_MAX
+        return few and self._hold_until <= self.now()
 
     def _end_turn(self) -> None:
         winner = self._shared.turns.give_back()
@@ -475,10 +478,11 @@ class OpenRoute:
             return
         head, content = found
         event, reason, ups = Event.RELEASED, "", end.ups
+        said: Mapping[str, Any] | None = None
         try:
             with trio.CancelScope() as scope:
                 end.sending.add(scope)
-                await end.send(self._entry(item, head, content))
+                said = await end.send(self._entry(item, head, content))
                 event = Event.DELIVERED
         except Unreachable as error:
             if end.ups == ups:  # else it has been up again meanwhile, and this is news of an earlier link
@@ -492,7 +496,7 @@ class OpenRoute:
         finally:
             end.sending.discard(scope)
             end.idle.set()
-            self._finish(item, event, reason)
+            self._finish(item, event, reason, said if self.settings.fates is not None else None)
 
     def _hold(self, item: Item, error: DriverError) -> None:
         logger.warning("outbox route %s: entry %d cannot be read: %s", self.name, item.sequence, error)
@@ -513,12 +517,12 @@ class OpenRoute:
 
     # --- what becomes of an entry
 
-    def _finish(self, item: Item, event: Event, reason: str) -> None:
+    def _finish(self, item: Item, event: Event, reason: str, said: Mapping[str, Any] | None = None) -> None:
         was_up = self._plan.is_up
         verdict = self._plan.finish(item, event, self.now(), self._shared.chance())
         if verdict is Verdict.REMOVE:
             self._shared.numbers.forwarded.add((self.name,))
-            self._leavings.sent(item.sequence)
+            self._leavings.sent(item.sequence, said)
             self._done_with(item)
         elif verdict is Verdict.BURY:
             logger.warning("outbox route %s: entry %d is a dead letter: %s", self.name, item.sequence, reason)
@@ -541,11 +545,15 @@ class OpenRoute:
         self._errors.pop(item.sequence, None)
         self.entries -= 1
         self.bytes -= item.size
-        if self._flush_at is None or len(self._leavings) == self._limits.flush_max:
+        if self._flush_at is None or len(self._leavings) == self._limits.flush_max or self._much_said:
             self._flush_soon(self.now() + round(self._limits.flush_after_s * 1000))
 
+    @property
+    def _much_said(self) -> bool:
+        return self._leavings.said_bytes >= _SAID_BYTES_MAX // 4
+
     def _flush_soon(self, at: int) -> None:
-        if len(self._leavings) >= self._limits.flush_max:
+        if len(self._leavings) >= self._limits.flush_max or self._much_said:
             at = self.now()
         self._flush_at = at
         self.wake()
@@ -686,6 +694,13 @@ class OpenRoute:
     def troubles(self) -> dict[int, tuple[int, str]]:
         """(failed attempts, what the last one said) of entries that wait, by sequence."""
         return {entry: (count, self._errors.get(entry, "")) for entry, count in self._plan.attempts()}
+
+    def is_sending(self, sequence: int) -> bool:
+        return sequence in self._plan.flying
+
+    def said(self, sequence: int) -> Mapping[str, Any] | None:
+        """What came of an entry that was sent, until its removal is on disk."""
+        return self._leavings.said.get(sequence)
 
     def is_done_with(self, head: Head) -> bool:
         """It is on disk only until the next removal."""

@@ -12,21 +12,14 @@ from typing import Any, Final
 
 from edge_runtime.config.links import TopicUp
 from edge_runtime.config.values import go_bool, go_duration_s
-from edge_runtime.model.errors import DriverError, StoreUnavailable
-from edge_runtime.model.ports import Entry, EntryId, Route, RouteSettings
-from edge_runtime.sync.link_settings import LinkState
+from edge_runtime.model.ports import Entry, EntryId, RouteSettings
+from edge_runtime.sync.outbox_route import LIMIT_NAME, OutboxRoute, time_left_s
 from edge_runtime.sync.remote import RemoteSidecar
 from edge_runtime.wire import cloudevents
 
 _RAW_TYPE: Final = "application/octet-stream"
 _TTLS: Final = ("ttl", "ttlinseconds")
 _SIZE_OF_MORE: Final = 64  # what an entry takes beside its bytes
-
-
-class Expired(DriverError):
-    """The publisher's time to live has passed while the event waited."""
-
-    permanent = True
 
 
 def route_settings(link: str, topic: TopicUp) -> RouteSettings:
@@ -37,57 +30,30 @@ def route_settings(link: str, topic: TopicUp) -> RouteSettings:
         topic.age_max_s,
         topic.priority,
         topic.when_full,
-        limit_name="limits.size of the CloudLink's route",
+        limit_name=LIMIT_NAME,
     )
 
 
-class TopicUpRoute:
-    """One topic's way up. Without its outbox route, which `fault` explains, nothing is taken."""
+class TopicUpRoute(OutboxRoute):
+    """One topic's way up."""
 
-    kind: Final = "topicsUp"
+    kind = "topicsUp"
 
     def __init__(self, topic: TopicUp, remote: RemoteSidecar, now: Callable[[], float] = time.time) -> None:
+        super().__init__(f"{topic.pubsub}/{topic.topic}", f"{topic.remote_pubsub}/{topic.remote_topic}")
         self.topic = topic
-        self.name = f"{topic.pubsub}/{topic.topic}"
-        self.route: Route | None = None
-        self.fault = "its route in the outbox is not open yet"
         self._remote = remote
         self._now = now
 
-    def follow(self, state: LinkState) -> None:
-        """The link's state has changed."""
-        if self.route is None:
-            return
-        if state.up:
-            self.route.up()
-        else:
-            self.route.down(state.reason)
-
-    async def status(self) -> dict[str, Any]:
-        there = f"{self.topic.remote_pubsub}/{self.topic.remote_topic}"
-        if self.route is None:
-            return {"to": there, "lastError": self.fault}
-        return {"to": there, "lastError": "", **self.route.report()}
-
-    async def dry_run(self, limit: int) -> dict[str, Any]:
-        """Single entries are for `edge-runtime outbox show`: there may be millions."""
-        found = {} if self.route is None else self.route.report()
-        return {"entries": found.get("entries", 0), "bytes": found.get("bytes", 0)}
-
-    def hurry(self) -> None:
-        if self.route is not None:
-            self.route.hurry()
-
     async def take(self, data: bytes, metadata: Mapping[str, str]) -> None:
         """Durable when it returns. Raises `DriverError`."""
-        if self.route is None:
-            raise StoreUnavailable(f"the event cannot be kept for the cloud link: {self.fault}")
+        route = self.opened("event")
         key = next((value for name, value in metadata.items() if name.lower() == "partitionkey"), "")
         payload: dict[str, Any] = {"data": data}
         if metadata:
             payload["metadata"] = dict(metadata)
         size = len(data) + _SIZE_OF_MORE + sum(len(name) + len(value) for name, value in metadata.items())
-        await self.route.append(key or self.topic.topic, payload, size_bytes=size)
+        await route.append(key or self.topic.topic, payload, size_bytes=size)
 
     async def send(self, entry: Entry) -> None:
         """The outbox's sender: raises `Unreachable`, a `permanent` error, or another for another try."""
@@ -117,9 +83,7 @@ class TopicUpRoute:
                 ttl_s = _ttl_s(value)
                 if ttl_s is None:
                     continue
-                left_s = ttl_s - max(self._now() - entry.enqueued_at, 0.0)
-                if left_s <= 0:
-                    raise Expired(f"its time to live, {value}, passed before it could be sent")
+                left_s = time_left_s(ttl_s, value, entry, self._now())
                 kept["ttlInSeconds"] = str(max(int(left_s), 1))
             elif not lower.startswith("cloudevent."):
                 kept[name] = value

@@ -265,14 +265,6 @@ def test_a_link_comes_and_goes_with_a_reload(pair: Pair, tmp_path: Path) -> None
         assert pair.cloud_app.next().json()["data"] == "there too"
 
 
-def test_what_has_no_effect_is_said(pair: Pair, tmp_path: Path) -> None:
-    routes = OUT.replace("}]}", "}], invocation: [{appID: a}]}")
-    with edge_of(pair, tmp_path, routes) as edge:
-        assert "routes.invocation: read and checked, without effect yet" in edge.said
-        publish(edge, 1)
-        assert pair.cloud_app.next().json()["data"] == 1
-
-
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 

@@ -92,6 +92,8 @@ class Line:
             client.close()
             return
         self._sockets += [client, server]
+        if self.mode is Mode.REFUSE:  # cut while this was being connected
+            end((client, server))
         log = self.new_log()
         self.sent.append(log)
         threading.Thread(target=self._forward, args=(server, client, None), daemon=True).start()

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.receiver import DropRepeats, Identity, Message, Receive, Receiver, Runs, Scope, Send, identity_of
+from edge_runtime.receiver import (
+    DropRepeats,
+    Identity,
+    Message,
+    Receive,
+    Receiver,
+    Runs,
+    Scope,
+    Send,
+    identity_of,
+    identity_of_headers,
+)
 
 
 def event(sequence: object = "7", node: object = "n", epoch: object = "1") -> dict[str, Any]:
@@ -28,6 +39,13 @@ def test_an_identity_is_read() -> None:
 )
 def test_what_is_no_number_is_no_identity(sequence: object) -> None:
     assert identity_of(event(sequence)) is None
+
+
+def test_a_call_has_its_identity_in_headers() -> None:
+    headers = {"Edge-Node": "n", "edge-epoch": "1", "EDGE-SEQUENCE": "7", "edge": "x"}
+    assert identity_of_headers(headers) == identity_of_headers(headers.items()) == Identity("n", 1, 7)
+    assert identity_of_headers({**headers, "edge-epoch": "?"}) is None
+    assert identity_of_headers({}) is None
 
 
 @pytest.mark.parametrize("node", [None, "", 5])
@@ -139,6 +157,7 @@ class Site:
         content_type: bytes = b"application/cloudevents+json; charset=utf-8",
         method: str = "POST",
         kind: str = "http",
+        headers: Sequence[tuple[bytes, bytes]] = (),
     ) -> tuple[int, bytes]:
         data = document if isinstance(document, bytes) else json.dumps(document).encode()
         waiting: list[Message] = [
@@ -154,7 +173,7 @@ class Site:
         async def send(message: Message) -> None:
             sent.append(message)
 
-        headers = [(b"host", b"x"), (b"Content-Type", content_type)]
+        headers = [(b"host", b"x"), (b"Content-Type", content_type), *headers]
         await self.middleware({"type": kind, "method": method, "headers": headers}, receive, send)
         return sent[0]["status"], b"".join(one.get("body", b"") for one in sent[1:])
 
@@ -262,3 +281,21 @@ async def test_an_app_may_look_further_than_the_body() -> None:
     site.middleware._app = app
     assert (await site.post(event()))[0] == 200
     assert kinds == ["http.request", "http.request", "http.disconnect"]
+
+
+CALL = ((b"Edge-Node", b"n"), (b"edge-epoch", b"1"), (b"edge-sequence", b"7"))
+
+
+@pytest.mark.parametrize(("status", "taken"), [(200, True), (404, True), (302, True), (503, False), (429, False)])
+async def test_a_call_is_marked_by_its_outcome(status: int, taken: bool) -> None:
+    site = Site(status, b"said")
+    for _ in range(2):
+        said = await site.post(b"any body", content_type=b"text/plain", method="PUT", headers=CALL)
+    assert said == ((208, b'{"status":"REPEAT"}') if taken else (status, b"said"))
+    assert len(site.bodies) == (1 if taken else 2)
+
+
+async def test_a_call_in_hand_comes_later() -> None:
+    site = Site()
+    site.middleware.receiver.in_hand.add(Identity("n", 1, 7))
+    assert await site.post(b"", headers=CALL) == (425, b'{"status":"RETRY"}')

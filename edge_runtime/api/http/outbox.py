@@ -1,4 +1,5 @@
-"""`edge/v1/outbox`: what waits to be sent, was given up and was dropped, of the routes of one app.
+"""`edge/v1/outbox`: what waits to be sent, was given up and was dropped, of the routes of one app; and
+`edge/v1/invocations`: the calls among it, with their answers.
 
 A route's name is one segment of the path, percent-encoded: `pubsub.mqtt3%2Fshop%2Fbroker`.
 """
@@ -11,7 +12,7 @@ from typing import Final
 import msgspec
 
 from edge_runtime.api.http.routes import Call, Route, json_response, malformed
-from edge_runtime.api.outbox import LIMIT_MAX, Page, dead_page, dropped_page, entries_page
+from edge_runtime.api.outbox import CALL_STATES, LIMIT_MAX, Page, dead_page, dropped_page, entries_page
 from edge_runtime.model.errors import EdgeError, Kind
 from edge_runtime.model.http import Body, Response
 
@@ -82,6 +83,20 @@ async def _page(call: Call, what: Page) -> Response:
     return json_response(msgspec.json.encode(page))
 
 
+async def list_invocations(call: Call) -> Response:
+    after = _number(call, "after", 0, 0, _SEQUENCE_MAX)
+    limit = _number(call, "limit", _LIMIT_DEFAULT, 1, LIMIT_MAX)
+    states = [state for text in call.query_values("state") for state in text.split(",") if state]
+    unknown = [state for state in states if state not in CALL_STATES]
+    if unknown:
+        raise EdgeError(Kind.BAD_REQUEST, f"state {unknown[0]!r}: expected {', '.join(CALL_STATES)}")
+    return json_response(msgspec.json.encode(await call.blocks.outbox.invocations(after, limit, states)))
+
+
+async def show_invocation(call: Call) -> Response:
+    return json_response(msgspec.json.encode(await call.blocks.outbox.invocation(call.params[0])))
+
+
 def _number(call: Call, name: str, default: int, least: int, most: int) -> int:
     text = call.query_value(name)
     if not text:
@@ -118,6 +133,7 @@ def _is_sequence(value: object) -> bool:
 
 
 _PLACE: Final = "edge/v1/outbox"
+_CALLS: Final = "edge/v1/invocations"
 
 ROUTES: tuple[Route, ...] = (
     Route(("GET",), _PLACE, "outbox", "v1", "ListOutboxRoutes", list_routes),
@@ -127,4 +143,6 @@ ROUTES: tuple[Route, ...] = (
     Route(("GET",), f"{_PLACE}/{{route}}/export", "outbox", "v1", "ExportOutbox", export),
     Route(("POST",), f"{_PLACE}/{{route}}/retry", "outbox", "v1", "RetryOutbox", retry),
     Route(("POST",), f"{_PLACE}/{{route}}/drop", "outbox", "v1", "DropOutbox", drop),
+    Route(("GET",), _CALLS, "outbox", "v1", "ListInvocations", list_invocations),
+    Route(("GET",), f"{_CALLS}/{{id}}", "outbox", "v1", "GetInvocation", show_invocation),
 )

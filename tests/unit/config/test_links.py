@@ -137,13 +137,11 @@ def test_a_whole_link_is_read(tmp_path: Path) -> None:
     assert found.bindings == (BindingRoute("mail", "smtp", True), BindingRoute("sms", "sms", False))
     assert (found.secret_store, found.scopes) == ("vault", ("app",))
     assert found.source == f"{tmp_path / 'link.yaml'}:1"
-    assert found.without_effect == ("state", "bindings")
 
 
 def test_a_short_link_has_defaults(tmp_path: Path) -> None:
     found = link(tmp_path, spec="spec:\n  endpoint: {http: http://10.0.0.2:3500/base}\n")
     assert found == CloudLink("cloud", "http://10.0.0.2:3500/base", source=f"{tmp_path / 'link.yaml'}:1")
-    assert found.without_effect == ()
 
 
 def test_a_proxy_may_be_a_secret(tmp_path: Path) -> None:

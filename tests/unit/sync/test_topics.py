@@ -21,9 +21,10 @@ from edge_runtime.proto.dapr.proto.runtime.v1.appcallback_pb2 import TopicEventR
 from edge_runtime.sync.link import Link
 from edge_runtime.sync.link_settings import Clocks, LinkMetrics, LinkSettings, LinkState
 from edge_runtime.sync.links import Links
+from edge_runtime.sync.outbox_route import Expired
 from edge_runtime.sync.remote import RemoteSidecar
 from edge_runtime.sync.topics_down import DROP, SUCCESS, TopicDownRoute, event_members
-from edge_runtime.sync.topics_up import Expired, TopicUpRoute, route_settings
+from edge_runtime.sync.topics_up import TopicUpRoute, route_settings
 from edge_runtime.wire import cloudevents
 from tests.brokers import until
 

@@ -73,3 +73,20 @@ async def test_calls_that_reach_a_binding_are_counted() -> None:
         f'dapr_component_output_binding_count{{{labels},success="true"}} 1',
         f'dapr_component_output_binding_count{{{labels},success="false"}} 1',
     ]
+
+
+async def test_what_is_far_is_asked_last() -> None:
+    near, far, other = FakeOutput(BindingResponse(b"near")), FakeOutput(BindingResponse(b"far")), FakeOutput()
+    bindings = block(near)
+    bindings.reach({"b": other, "f": far})
+    assert (bindings.has("b"), bindings.has("f")) == (True, False)
+    assert (await bindings.invoke("b", "create", b"", {})).data == b"near"
+    assert (await bindings.invoke("f", "anything", b"1", {"k": "v"})).data == b"far"
+    assert (far.came, other.came) == ([("anything", b"1", {"k": "v"})], [])
+
+
+async def test_what_is_far_has_its_policy(autojump_clock: object) -> None:
+    far = FakeOutput(DriverError("once"), DriverError("twice"), BindingResponse(b"at last"))
+    bindings = block(FakeOutput(), rules=policies(f="outbound"))
+    bindings.reach({"f": far})
+    assert (await bindings.invoke("f", "get", b"", {})).data == b"at last"
