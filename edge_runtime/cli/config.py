@@ -158,6 +158,7 @@ def _value(words: Sequence[str], parsed: Parsed) -> str:
 async def _set(place: Place, key: str, item: Mapping[str, Any]) -> dict[str, Any]:
     from edge_runtime.model.ports import ConfigurationItem
     from edge_runtime.store.configuration import ConfigurationTable
+    from edge_runtime.store.configuration_mirror import brought_by
     from edge_runtime.store.database import open_databases
 
     _make_folder(place.path)
@@ -165,7 +166,9 @@ async def _set(place: Place, key: str, item: Mapping[str, Any]) -> dict[str, Any
         settings = ConfigurationTable(await databases.get(place.path), place.table)
         await settings.prepare()
         revision = await settings.put(key, ConfigurationItem(**item))
-        return {"key": key, "saved": True, "version": item["version"] or str(revision)}
+        saved = {"key": key, "saved": True, "version": item["version"] or str(revision)}
+        route = brought_by(settings, key)
+        return {**saved, "broughtBy": route} if route else saved
 
 
 async def _delete(place: Place, key: str) -> dict[str, Any]:
@@ -254,6 +257,8 @@ def show(action: str, outcome: dict[str, Any], parsed: Parsed, messages: Message
         print("".join(item["value"] for item in outcome.values()))
     elif action == "set":
         messages.success(f"Key {outcome['key']} saved, version {outcome['version']}")
+        if "broughtBy" in outcome:
+            messages.warning(f"{outcome['broughtBy']} brings this key: what the remote has will come back")
     elif action == "delete":
         messages.success(f"Key {outcome['key']} deleted")
 

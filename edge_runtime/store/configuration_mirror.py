@@ -93,6 +93,13 @@ class ConfigurationMirror:
         return connection.execute(f"DELETE FROM {self._table} WHERE key = ?", (key,)).rowcount > 0
 
 
+def brought_by(table: ConfigurationTable, key: str) -> str:
+    """The route that brings this key; empty when none does."""
+    read, notes = table.database.read, f"{table.name}_mirror"
+    rows = read(f"SELECT route FROM {notes} WHERE key = ?", (key,)) if has_table(read, notes) else []
+    return str(rows[0][0]) if rows else ""
+
+
 def _row(key: str, item: ConfigurationItem) -> tuple[str, str, str | None, str | None]:
     metadata = msgspec.json.encode(item.metadata, order="sorted").decode() if item.metadata else None
     return key, item.value, item.version or None, metadata

@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from edge_runtime.__main__ import main
 from edge_runtime.cli import config
 from edge_runtime.cli.control import NodeControl
+from edge_runtime.model.ports import ConfigurationItem
+from edge_runtime.store.configuration import ConfigurationTable
+from edge_runtime.store.configuration_mirror import ConfigurationMirror
+from edge_runtime.store.database import open_databases
 from tests.support.resources import component, write
 
 
@@ -53,6 +58,21 @@ def test_a_setting_is_kept_and_shown(place: Path, capsys: pytest.CaptureFixture[
     listed = json.loads(printed(capsys, "list", "--json"))
     assert listed == {"a": {"value": "1", "version": "1", "metadata": {}}, "b": shown}
     assert printed(capsys, "list").splitlines()[1].split() == ["a", "1", "1"]
+
+
+def test_a_key_that_a_link_brings_is_told(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def bring() -> None:
+        async with open_databases() as databases:
+            table = ConfigurationTable(await databases.get(str(place / "configstore.db")))
+            mirror = ConfigurationMirror(table, "link/cloud/central")
+            await mirror.prepare()
+            await mirror.take({"a": ConfigurationItem("1")}, None)
+
+    printed(capsys, "set", "b", "2")
+    trio.run(bring)
+    assert "link/cloud/central brings this key: what the remote has will come back" in printed(capsys, "set", "a", "2")
+    assert json.loads(printed(capsys, "set", "a", "3", "--json"))["broughtBy"] == "link/cloud/central"
+    assert "brings" not in printed(capsys, "set", "b", "3")
 
 
 def test_a_deleted_setting_is_gone(capsys: pytest.CaptureFixture[str]) -> None:
