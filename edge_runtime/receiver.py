@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 RUNS_MAX = 8192
@@ -22,6 +22,7 @@ NODES_MAX = 10_000
 EPOCHS_MAX = 4
 BODY_BYTES_MAX = 4 * 1024 * 1024
 _DIGITS_MAX = 18
+_ATTRIBUTES = ("edgenode", "edgeepoch", "edgesequence")
 _HEADERS = ("edge-node", "edge-epoch", "edge-sequence")
 # A call that was answered so comes again; every other answer is its outcome.
 _LATER = (408, 425, 429)
@@ -46,11 +47,15 @@ def identity_of(event: Mapping[str, Any]) -> Identity | None:
         return None
 
 
-def identity_of_headers(headers: Iterable[tuple[str, str]] | Mapping[str, str]) -> Identity | None:
-    """The identity that a call carries in its headers; None when it did not wait on an edge node."""
+def identity_of_headers(
+    headers: Iterable[tuple[str, str]] | Mapping[str, str], names: Sequence[str] = (*_ATTRIBUTES, *_HEADERS)
+) -> Identity | None:
+    """The identity that a raw event, or a call that waited, carries in its headers; None when it has none.
+
+    Headers of events are called as the attributes are, and are there when the broker passes metadata on.
+    """
     pairs = headers.items() if isinstance(headers, Mapping) else headers
-    found = {name.lower().replace("-", ""): value for name, value in pairs if name.lower() in _HEADERS}
-    return identity_of(found)
+    return identity_of({name.lower().replace("-", ""): value for name, value in pairs if name.lower() in names})
 
 
 def _whole(value: Any) -> int:
@@ -180,7 +185,8 @@ class DropRepeats:
     """ASGI middleware: an event that the app has handled is answered SUCCESS and not given to it again.
 
     It is handled when the app's answer is one of the 200s that does not say RETRY. One that is being handled at this
-    moment is answered RETRY. Requests that are no single CloudEvents, or larger than `body_bytes_max`, pass unseen.
+    moment is answered RETRY. Its identity is in the event, or in the headers when the event is raw and the broker
+    passes metadata on. Requests that are no single CloudEvents, or larger than `body_bytes_max`, pass unseen.
 
     A call that waited on an edge node is known by its headers, whatever its verb and body. It is handled when the
     answer is none that makes it come again (408, 425, 429, 5xx). A repeat is answered 208 and not given to the app,
@@ -193,7 +199,7 @@ class DropRepeats:
         self._body_bytes_max = body_bytes_max
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        called = _called(scope)
+        called = _identity_beside(scope, _HEADERS)
         if called is not None:
             await self._call(called, scope, receive, send)
             return
@@ -201,7 +207,7 @@ class DropRepeats:
             await self._app(scope, receive, send)
             return
         messages, body = await self._read(receive)
-        identity = None if body is None else _identity_in(body)
+        identity = (None if body is None else _identity_in(body)) or _identity_beside(scope, _ATTRIBUTES)
         replay = _replay(messages, receive)
         if identity is None:
             await self._app(scope, replay, send)
@@ -265,11 +271,12 @@ class DropRepeats:
                 return messages, b"".join(one.get("body", b"") for one in messages)
 
 
-def _called(scope: Scope) -> Identity | None:
-    """Of a call that waited on an edge node. Events of the same node have theirs in the body."""
+def _identity_beside(scope: Scope, names: Sequence[str]) -> Identity | None:
+    """What the headers of these names say: a call that waited on an edge node has other names than a raw event."""
     if scope["type"] != "http":
         return None
-    return identity_of_headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]])
+    headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
+    return identity_of_headers(headers, names)
 
 
 def _comes_again(status: int) -> bool:

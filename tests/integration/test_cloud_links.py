@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from edge_runtime.receiver import Receiver, identity_of
+from edge_runtime.receiver import Receiver, identity_of, identity_of_headers
 from tests.integration.test_mqtt_tls import Authority
 from tests.support.app import App, Received
 from tests.support.line import Line, Mode, end
@@ -165,6 +165,20 @@ def test_raw_bytes_and_bulk_go_up_too(pair: Pair, tmp_path: Path) -> None:
         event = pair.cloud_app.next().json()
         assert event["id"] == "raw"
         assert "edgenode" not in event
+
+
+def test_raw_bytes_are_known_by_their_headers(tmp_path: Path) -> None:
+    rows = [{"pubsubname": "pubsub", "topic": "orders", "route": "/events", "metadata": {"rawPayload": "true"}}]
+    routes: Any = {"/dapr/subscribe": lambda came: (200, rows), "/events": lambda came: (200, b"")}
+    with App(routes) as app, Sidecar(tmp_path / "cloud", app_id="cloud", app_port=app.port) as cloud:
+        with Sidecar(tmp_path / "edge", *write_link(tmp_path / "resources", url(cloud.port))) as edge:
+            publish(edge, b"\x00", query="?metadata.rawPayload=true")
+            came = app.next()
+            assert came.json()["data_base64"] == "AA=="
+            identity = identity_of_headers(came.headers)
+            assert identity is not None
+            assert identity.sequence > 0
+            assert identity_of(came.json()) is None
 
 
 @pytest.mark.parametrize("mode", [Mode.REFUSE, Mode.HOLE])

@@ -299,3 +299,22 @@ async def test_a_call_in_hand_comes_later() -> None:
     site = Site()
     site.middleware.receiver.in_hand.add(Identity("n", 1, 7))
     assert await site.post(b"", headers=CALL) == (425, b'{"status":"RETRY"}')
+
+
+RAW = ((b"EdgeNode", b"n"), (b"edgeepoch", b"1"), (b"edgesequence", b"7"))
+
+
+async def test_a_raw_event_is_known_by_its_headers() -> None:
+    """Its body is what the runtime makes of it, with another id each time."""
+    site = Site()
+    assert await site.post({"id": "1", "data_base64": "AA=="}, headers=RAW) == (200, b"")
+    assert await site.post({"id": "2", "data_base64": "AA=="}, headers=RAW) == (200, b'{"status":"SUCCESS"}')
+    assert await site.post(event("8"), headers=RAW) == (200, b"")  # what the event says itself counts
+    assert len(site.bodies) == 2
+
+
+@pytest.mark.parametrize("names", ["edgenode edgeepoch edgesequence", "Edge-Node Edge-Epoch Edge-Sequence"])
+def test_headers_of_events_and_calls_are_read(names: str) -> None:
+    headers = [("host", "x"), *zip(names.split(), ("n", "1", "7"), strict=True)]
+    assert identity_of_headers(headers) == identity_of_headers(dict(headers)) == Identity("n", 1, 7)
+    assert identity_of_headers(headers[:-1]) is None
