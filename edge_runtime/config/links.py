@@ -198,8 +198,11 @@ def read_cloud_link(root: Table, notes: list[str]) -> CloudLink:
         raise endpoint.wrong("grpc", f"{_GRPC_URL}: routes.topicsDown subscribe over gRPC; add it")
     if link.configuration and not link.grpc:
         raise endpoint.wrong("grpc", f"{_GRPC_URL}: routes.configuration subscribe over gRPC; add it")
-    if any(route.change_topic for route in link.state) and not link.grpc:
+    changes = {(route.change_pubsub, route.change_topic) for route in link.state if route.change_topic}
+    if changes and not link.grpc:
         raise endpoint.wrong("grpc", f"{_GRPC_URL}: changeTopic of routes.state subscribes over gRPC; add it")
+    if changes & {(down.remote_pubsub, down.remote_topic) for down in link.topics_down}:
+        raise routes.wrong("state", "a changeTopic that is no topic of topicsDown: each would get only some events")
     return link
 
 
@@ -458,6 +461,8 @@ def _state(routes: Fields) -> Iterator[StateRoute]:
         if keys.endswith("*") != remote_keys.endswith("*"):
             raise one.wrong("remoteKeys", "a prefix with * at its end where keys has one, and one key where not")
         change = one.fields("changeTopic", ("pubsub", "topic"))
+        if "changeTopic" in one and one.text("direction") == "up":
+            raise one.wrong("changeTopic", "a direction down or both: nothing comes down on this route; take it out")
         yield StateRoute(
             store,
             keys,

@@ -209,6 +209,11 @@ class StateSync:
             self._reachable_at = 0.0
         self._bell.set()
 
+    def poll(self) -> None:
+        """Look at everything that is followed there."""
+        self._poll_at = 0.0
+        self._bell.set()
+
     def failed(self, reason: str) -> None:
         """Told by who supervises the loop."""
         self.last_error = reason

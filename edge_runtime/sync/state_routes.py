@@ -228,6 +228,7 @@ class StateRoutes:
         self._known: WeakSet[Journal] = WeakSet()
         self._claims: list[Claim] = []
         self._running: list[RunningRoute] = []
+        self._topics: dict[tuple[SharedLink, str, str], trio.CancelScope] = {}
         self._said: set[tuple[str, str]] = set()
         self._changing = trio.Lock()
         metrics.before_render(self._show)
@@ -271,7 +272,32 @@ class StateRoutes:
                 running = RunningRoute(claim, self._asker_of(claim), self.stamps, self._numbers)
                 await self._nursery.start(running.run)
                 self._running.append(running)
+        self._follow_topics(choice.chosen)
         self._say(choice)
+
+    def _follow_topics(self, chosen: Sequence[Claim]) -> None:
+        """Subscribe to each change topic once, whichever routes follow it."""
+        wanted = {(one.link, *one.change_topic): None for one in chosen if one.change_topic is not None}
+        for place, scope in list(self._topics.items()):
+            if place not in wanted:
+                scope.cancel()
+                del self._topics[place]
+        for place in wanted:
+            if place not in self._topics:
+                self._topics[place] = scope = trio.CancelScope()
+                self._nursery.start_soon(self._follow_topic, *place, scope)
+
+    async def _follow_topic(self, link: SharedLink, pubsub: str, topic: str, scope: trio.CancelScope) -> None:
+        from edge_runtime.sync.change_topic import ChangeTopic  # brings gRPC
+
+        def followers() -> list[StateSync]:
+            mine = (one for one in self._running if one.claim.link is link)
+            return [one.sync for one in mine if one.claim.change_topic == (pubsub, topic)]
+
+        subscription = ChangeTopic(link.link, pubsub, topic, followers)
+        with scope:
+            what = f"cloud link {link.link.name}: change topic {topic} of {pubsub}"
+            await supervised(subscription.run, what, subscription.failed)
 
     def _asker_of(self, claim: Claim) -> Callable[[], AskApp | None]:
         """The app that came last, of those that can be asked."""

@@ -229,10 +229,10 @@ async def test_repeats_and_own_events_are_dropped(autojump_clock: trio.testing.M
     down = TopicDownRoute(TopicDown("kafka", "x", "pubsub", "todo"), idle_link(), here.publish, lambda: "me")
     other = message(b"1", "application/json", {"edgenode": "other", "edgeepoch": "1", "edgesequence": "5"})
     mine = message(b"1", "application/json", {"edgenode": "me", "edgeepoch": "1", "edgesequence": "5"})
-    assert [await down._take(event) for event in (other, other, mine)] == [SUCCESS] * 3
+    assert [await down.take(event) for event in (other, other, mine)] == [SUCCESS] * 3
     assert len(here.published) == 1
     assert here.published[0][2]["edgenode"] == "other"
-    assert await down._take(message(b"1", "")) == await down._take(message(b"1", "")) == SUCCESS
+    assert await down.take(message(b"1", "")) == await down.take(message(b"1", "")) == SUCCESS
     assert len(here.published) == 3
 
 
@@ -248,7 +248,7 @@ async def test_what_cannot_be_published_now_is_held(autojump_clock: trio.testing
     answers: list[Any] = []
 
     async def take() -> None:
-        answers.append(await down._take(message(b"1", "application/json")))
+        answers.append(await down.take(message(b"1", "application/json")))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(take)
@@ -267,7 +267,7 @@ async def test_what_never_can_be_published_is_dropped() -> None:
     here = Here()
     here.failure = BadMetadata("too large")
     down = down_route(here)
-    assert await down._take(message(b"1", "application/json")) == DROP
+    assert await down.take(message(b"1", "application/json")) == DROP
     assert ((await down.status())["refused"], (await down.status())["lastError"]) == (1, "too large")
 
 
@@ -285,7 +285,7 @@ async def test_a_node_that_does_not_know_itself_holds_what_may_be_its_own(
     down = TopicDownRoute(TopicDown("kafka", "x", "pubsub", "todo"), idle_link(), here.publish, node)
     mine = message(b"1", "application/json", {"edgenode": "me", "edgeepoch": "1", "edgesequence": "5"})
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(down._take, mine)
+        nursery.start_soon(down.take, mine)
         await trio.sleep(10)
         known.set()
     assert here.published == []
