@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from edge_runtime.api.conflicts import AppConflicts
     from edge_runtime.api.outbox import AppOutbox
     from edge_runtime.api.sync import AppSync
     from edge_runtime.blocks.bindings import Bindings
@@ -25,6 +26,7 @@ class Blocks:
     __slots__ = (
         "bindings",
         "configuration",
+        "conflicts",
         "health",
         "invoker",
         "metadata",
@@ -50,6 +52,7 @@ class Blocks:
         configuration: Configuration,
         outbox: AppOutbox,
         sync: AppSync,
+        conflicts: AppConflicts,
         metadata: Metadata,
         health: Health,
         namespace: str,
@@ -64,6 +67,7 @@ class Blocks:
         self.configuration = configuration
         self.outbox = outbox
         self.sync = sync
+        self.conflicts = conflicts
         self.metadata = metadata
         self.health = health
         self.namespace = namespace

@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "outbox": Command("outbox", "Show and change what waits to be sent: list, show, retry, drop, export."),
     "invocations": Command("invocations", "Show queued calls over cloud links and their answers: list, show."),
     "sync": Command("sync", "Show and steer cloud links: status, dry-run, pause, resume, now."),
+    "conflicts": Command("conflicts", "Show and resolve what two sides had changed: list, show, resolve, retry."),
     "version": Command("version", "Print the versions."),
     "build-info": Command("build_info", "Print how the program was built."),
     "daprd": Command("daprd", "Run a bare sidecar with the flags of Dapr's own."),

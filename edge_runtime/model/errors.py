@@ -87,6 +87,8 @@ class Kind(enum.Enum):
     EDGE_LINK_NOT_FOUND = enum.auto()
     EDGE_LINK_PAUSED = enum.auto()
     EDGE_SYNC = enum.auto()
+    EDGE_CONFLICTS = enum.auto()
+    EDGE_CONFLICT_NOT_FOUND = enum.auto()
     # Blocks that answer "not configured" until their driver exists
     LOCK_STORE_NOT_CONFIGURED = enum.auto()
     LOCK_STORE_NOT_FOUND = enum.auto()

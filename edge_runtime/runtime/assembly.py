@@ -16,9 +16,11 @@ import trio
 
 from edge_runtime import RUNTIME_VERSION
 from edge_runtime.api.blocks import Blocks
+from edge_runtime.api.conflicts import AppConflicts
 from edge_runtime.api.http import (
     bindings,
     configuration,
+    conflicts,
     health,
     invoke,
     outbox,
@@ -97,6 +99,7 @@ ROUTES: Final = (
     *configuration.ROUTES,
     *outbox.ROUTES,
     *sync.ROUTES,
+    *conflicts.ROUTES,
     *unconfigured.ROUTES,
 )
 
@@ -429,8 +432,9 @@ def _build(app: App, files: Files, opened: Mapping[str, Opened], channel: Channe
     }
     outputs = Bindings(bound, policies, app.metrics, namespace)
     peer = Peer(app.app_id, files.environment.namespace_or_default, channel, _access(files), app.metrics)
+    kept = State(stores, app.app_id, namespace, policies, app.metrics, outbox)
     blocks = Blocks(
-        state=State(stores, app.app_id, namespace, policies, app.metrics, outbox),
+        state=kept,
         publisher=publisher,
         streams=streams,
         invoker=_invoker(app, files, policies, peer, outside),
@@ -439,6 +443,7 @@ def _build(app: App, files: Files, opened: Mapping[str, Opened], channel: Channe
         configuration=_configuration(app, opened, channel, policies, namespace),
         outbox=AppOutbox(app.node.outbox.look, app.app_id, [link.name for link in files.resources.links]),
         sync=AppSync(),
+        conflicts=AppConflicts(kept, [name for name in stores if opened[name].component.type == "state.sqlite"]),
         metadata=_metadata(app, files, opened, policies, lambda: [*subscriber.active(), *streams.active()]),
         health=app.health,
         namespace=files.environment.namespace_or_default,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, Literal, NamedTuple
 
-from edge_runtime.model.errors import DriverError
+from edge_runtime.model.errors import BadMetadata
 from edge_runtime.model.ports import DeleteRequest, SetRequest
 from edge_runtime.model.sync import Dispute
 from edge_runtime.store.database import Database
@@ -125,21 +125,27 @@ class Inbox:
 
     # --- for whoever looks --------------------------------------------------------------------------------------------
 
-    async def entries(self, after: int = 0, limit: int = 100, *, resolved: bool | None = None) -> list[Entry]:
-        """In the order in which they came; `resolved` asks for one kind only."""
+    async def entries(
+        self, after: int = 0, limit: int = 100, *, resolved: bool | None = None, prefix: str | None = None
+    ) -> list[Entry]:
+        """In the order in which they came; `resolved` asks for one kind only, `prefix` for those of one owner."""
         which = "" if resolved is None else f" AND resolved = {int(resolved)}"
-        sql = f"SELECT {self._columns} FROM {self._name} WHERE id > ?{which} ORDER BY id LIMIT ?"
-        return [_entry(row) for row in await self._database.read_in_thread(sql, (after, limit))]
+        mine, args = owned(prefix)
+        sql = f"SELECT {self._columns} FROM {self._name} WHERE id > ?{which} AND {mine} ORDER BY id LIMIT ?"
+        return [_entry(row) for row in await self._database.read_in_thread(sql, (after, *args, limit))]
 
-    async def get(self, entry_id: int) -> Entry | None:
-        """One entry."""
-        rows = await self._database.fetch(f"SELECT {self._columns} FROM {self._name} WHERE id = ?", (entry_id,))
+    async def get(self, entry_id: int, prefix: str | None = None) -> Entry | None:
+        """One entry, unless it is somebody else's."""
+        mine, args = owned(prefix)
+        sql = f"SELECT {self._columns} FROM {self._name} WHERE id = ? AND {mine}"
+        rows = await self._database.fetch(sql, (entry_id, *args))
         return _entry(rows[0]) if rows else None
 
-    async def standing(self) -> Standing:
-        """How full it is."""
+    async def standing(self, prefix: str | None = None) -> Standing:
+        """How full it is. What was dropped is counted for all owners together."""
+        mine, args = owned(prefix)
         sql = f"SELECT count(*), count(*) - ifnull(sum(resolved), 0), ifnull(sum(size), 0) FROM {self._name}"
-        entries, unseen, size = (await self._database.fetch(sql))[0]
+        entries, unseen, size = (await self._database.fetch(f"{sql} WHERE {mine}", args))[0]
         rows = await self._database.fetch(f"SELECT sum(entries) FROM {self._name}_dropped")
         return Standing(entries, unseen, size, rows[0][0] or 0)
 
@@ -153,15 +159,24 @@ class Inbox:
         entry = await self.get(entry_id)
         if entry is None or entry.damaged:
             problem = "is damaged" if entry is not None else "is not there any more"
-            raise DriverError(f"conflict {entry_id} {problem}; list the conflicts to see what there is")
+            raise BadMetadata(f"conflict {entry_id} {problem}; list the conflicts to see what there is")
         value: bytes | None = getattr(entry.dispute, side)
         if value is not None:
             await self._table.set(SetRequest(entry.key, value))
         elif side == "base":
-            raise DriverError(f"conflict {entry_id} has no base version; take local or remote")
+            raise BadMetadata(f"conflict {entry_id} has no base version; take local or remote")
         else:
             await self._table.delete(DeleteRequest(entry.key))
         await self.resolve([entry_id])
+
+
+def owned(prefix: str | None) -> tuple[str, tuple[Any, ...]]:
+    """The condition on keys of one owner: those with a prefix, for an empty one those without any. None is all."""
+    if prefix is None:
+        return "1", ()
+    if not prefix:
+        return "instr(key, '||') = 0", ()
+    return "substr(key, 1, ?) = ?", (len(prefix), prefix)
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:

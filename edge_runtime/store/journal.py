@@ -16,6 +16,7 @@ All of this lies in the component's file, in tables of our own, which other driv
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -26,9 +27,9 @@ import trio
 from edge_runtime.model.errors import ConfigError
 from edge_runtime.model.ports import Item
 from edge_runtime.model.sync import KEEP, Base, Change, Keep, Keys, Known, Settlement
-from edge_runtime.store.conflicts import Inbox, InboxLimits
+from edge_runtime.store.conflicts import Inbox, InboxLimits, owned
 from edge_runtime.store.database import Database
-from edge_runtime.store.migrations import ByName, Step, migrate
+from edge_runtime.store.migrations import ByName, Step, has_table, migrate
 from edge_runtime.store.state import Note, StateTable, Tap, item_of
 
 # Counting reads the rows: a few ms for so many.
@@ -87,6 +88,11 @@ class Journal:
             f"INSERT OR REPLACE INTO {base} (key, route, remote_etag, known, local_etag, expires, value, sent, stamp)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
         )
+
+    @property
+    def table(self) -> str:
+        """The name of its own table."""
+        return self._names[0]
 
     async def prepare(self) -> None:
         """Make the tables when they are not there."""
@@ -323,17 +329,43 @@ class Journal:
 
     # --- refused for good ---------------------------------------------------------------------------------------------
 
-    async def refused(self, after: str = "", limit: int = 100) -> list[Refused]:
+    async def refused(self, after: str = "", limit: int = 100, prefix: str | None = None) -> list[Refused]:
         """The dead letters: changes that the remote refuses, until the key is written again."""
-        sql = f"SELECT key, stamp, refused FROM {self._names[0]} WHERE key > ? AND refused != '' ORDER BY key LIMIT ?"
-        return [Refused(*row) for row in await self._database.read_in_thread(sql, (after, limit))]
+        mine, args = owned(prefix)
+        sql = (
+            f"SELECT key, stamp, refused FROM {self._names[0]} WHERE key > ? AND refused != '' AND {mine}"
+            " ORDER BY key LIMIT ?"
+        )
+        return [Refused(*row) for row in await self._database.read_in_thread(sql, (after, *args, limit))]
 
-    async def retry_refused(self) -> int:
-        """Try all of them again; how many."""
-        sql = f"UPDATE {self._names[0]} SET refused = '' WHERE refused != ''"
-        count = await self._database.write(lambda conn: conn.execute(sql).rowcount, single=True)
+    async def refused_count(self, prefix: str | None = None) -> int:
+        """How many there are."""
+        mine, args = owned(prefix)
+        sql = f"SELECT count(*) FROM {self._names[0]} WHERE refused != '' AND {mine}"
+        count: int = (await self._database.read_in_thread(sql, args))[0][0]
+        return count
+
+    async def retry_refused(self, keys: Sequence[str] | None = None, prefix: str | None = None) -> int:
+        """Try them again; how many. None is all of them."""
+        mine, args = owned(prefix)
+        if keys is not None:
+            mine, args = f"{mine} AND key IN (SELECT value FROM json_each(?))", (*args, json.dumps(list(keys)))
+        sql = f"UPDATE {self._names[0]} SET refused = '' WHERE refused != '' AND {mine}"
+        count = await self._database.write(lambda conn: conn.execute(sql, args).rowcount)
         self.wake()
         return count
+
+
+def find_journal(database: Database, table: StateTable, now: Callable[[], float]) -> Journal | None:
+    """The table's journal when there is one. One that no route has asked for yet is only looked at."""
+    if table.tap.journal is not None:
+        return table.tap.journal
+    journal = Journal(database, table, _no_stamp, now)
+    return journal if has_table(database.read, journal.table) else None
+
+
+def _no_stamp() -> str:
+    raise AssertionError("nothing is noted in a journal that is only looked at")
 
 
 async def open_journal(

@@ -12,6 +12,7 @@ import grpc
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
+from edge_runtime.proto.dapr.proto.common.v1.common_pb2 import InvokeRequest
 from edge_runtime.proto.dapr.proto.runtime.v1.appcallback_pb2 import (
     ListTopicSubscriptionsResponse,
     TopicEventBulkRequest,
@@ -21,6 +22,7 @@ from edge_runtime.proto.dapr.proto.runtime.v1.appcallback_pb2 import (
 from tests.support.sidecar import WAIT_S
 
 _CALLBACK = "/dapr.proto.runtime.v1.AppCallback/"
+INVOKE = f"{_CALLBACK}OnInvoke"
 LIST = f"{_CALLBACK}ListTopicSubscriptions"
 EVENT = f"{_CALLBACK}OnTopicEvent"
 BULK = f"{_CALLBACK}OnBulkTopicEvent"
@@ -28,6 +30,7 @@ BULK_ALPHA = "/dapr.proto.runtime.v1.AppCallbackAlpha/OnBulkTopicEventAlpha1"
 HEALTH = "/dapr.proto.runtime.v1.AppCallbackHealthCheck/HealthCheck"
 _REQUESTS: Mapping[str, type[Message]] = {
     EVENT: TopicEventRequest,
+    INVOKE: InvokeRequest,
     BULK: TopicEventBulkRequest,
     BULK_ALPHA: TopicEventBulkRequest,
 }

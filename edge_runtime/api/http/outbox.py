@@ -62,7 +62,7 @@ async def list_dropped(call: Call) -> Response:
 
 
 async def export(call: Call) -> Response:
-    what = dead_page if _flag(call, "dead") else entries_page
+    what = dead_page if call.flag("dead") else entries_page
     return Response(200, _NDJSON, Lines(await call.blocks.outbox.export(what, call.params[0])))
 
 
@@ -77,15 +77,15 @@ async def drop(call: Call) -> Response:
 
 
 async def _page(call: Call, what: Page) -> Response:
-    after = _number(call, "after", 0, 0, _SEQUENCE_MAX)
-    limit = _number(call, "limit", _LIMIT_DEFAULT, 1, LIMIT_MAX)
-    page = await call.blocks.outbox.page(what, call.params[0], after, limit, _flag(call, "payload"))
+    after = call.number("after", 0, 0, _SEQUENCE_MAX)
+    limit = call.number("limit", _LIMIT_DEFAULT, 1, LIMIT_MAX)
+    page = await call.blocks.outbox.page(what, call.params[0], after, limit, call.flag("payload"))
     return json_response(msgspec.json.encode(page))
 
 
 async def list_invocations(call: Call) -> Response:
-    after = _number(call, "after", 0, 0, _SEQUENCE_MAX)
-    limit = _number(call, "limit", _LIMIT_DEFAULT, 1, LIMIT_MAX)
+    after = call.number("after", 0, 0, _SEQUENCE_MAX)
+    limit = call.number("limit", _LIMIT_DEFAULT, 1, LIMIT_MAX)
     states = [state for text in call.query_values("state") for state in text.split(",") if state]
     unknown = [state for state in states if state not in CALL_STATES]
     if unknown:
@@ -95,22 +95,6 @@ async def list_invocations(call: Call) -> Response:
 
 async def show_invocation(call: Call) -> Response:
     return json_response(msgspec.json.encode(await call.blocks.outbox.invocation(call.params[0])))
-
-
-def _number(call: Call, name: str, default: int, least: int, most: int) -> int:
-    text = call.query_value(name)
-    if not text:
-        return default
-    if not (text.isascii() and text.isdecimal() and len(text) < 20 and least <= int(text) <= most):
-        raise EdgeError(Kind.BAD_REQUEST, f"{name} {text!r}: expected a number from {least} to {most}")
-    return int(text)
-
-
-def _flag(call: Call, name: str) -> bool:
-    text = call.query_value(name).lower()
-    if text not in ("", "true", "false"):
-        raise EdgeError(Kind.BAD_REQUEST, f"{name} {text!r}: expected true or false")
-    return text == "true"
 
 
 async def _chosen(call: Call) -> list[int] | None:

@@ -91,6 +91,22 @@ class Call:
             return ""
         return next(iter(self.query_values(name)), "")
 
+    def number(self, name: str, default: int, least: int, most: int) -> int:
+        """A number of the query. Raises EdgeError."""
+        text = self.query_value(name)
+        if not text:
+            return default
+        if not (text.isascii() and text.isdecimal() and len(text) < 20 and least <= int(text) <= most):
+            raise EdgeError(Kind.BAD_REQUEST, f"{name} {text!r}: expected a number from {least} to {most}")
+        return int(text)
+
+    def flag(self, name: str) -> bool:
+        """`true` or `false` of the query; false when it is not there. Raises EdgeError."""
+        text = self.query_value(name).lower()
+        if text not in ("", "true", "false"):
+            raise EdgeError(Kind.BAD_REQUEST, f"{name} {text!r}: expected true or false")
+        return text == "true"
+
     def query_pairs(self) -> list[tuple[str, str]]:
         if not self.query:
             return []

@@ -7,7 +7,6 @@ from typing import Any, Final
 import msgspec
 
 from edge_runtime.api.http.routes import Call, Route, json_response
-from edge_runtime.model.errors import EdgeError, Kind
 from edge_runtime.model.http import Response
 
 
@@ -32,10 +31,7 @@ async def resume(call: Call) -> Response:
 
 
 async def now(call: Call) -> Response:
-    text = call.query_value("outsideWindow").lower()
-    if text not in ("", "true", "false"):
-        raise EdgeError(Kind.BAD_REQUEST, f"outsideWindow {text!r}: expected true or false")
-    return _document(await call.blocks.sync.now(call.params[0], outside_window=text == "true"))
+    return _document(await call.blocks.sync.now(call.params[0], outside_window=call.flag("outsideWindow")))
 
 
 def _document(document: dict[str, Any]) -> Response:

@@ -95,6 +95,12 @@ class SqliteState:
 
         return await open_journal(self._table.database, self._table, stamp, now)
 
+    def find_journal(self, now: Callable[[], float] = time.time) -> Journal | None:
+        """The journal when there is one, at work or on disk: none is made for who only looks."""
+        from edge_runtime.store.journal import find_journal
+
+        return find_journal(self._table.database, self._table, now)
+
     async def keys_like(self, pattern: str, after: str, limit: int) -> Sequence[str]:
         """Live keys that match an SQL LIKE pattern, sorted."""
         return await self._table.keys_like(pattern, after, limit)

@@ -78,6 +78,8 @@ EXPECTED: dict[Kind, tuple[Status, str]] = {
     Kind.EDGE_LINK_NOT_FOUND: (Status.NOT_FOUND, "bare"),
     Kind.EDGE_LINK_PAUSED: (Status.FAILED_PRECONDITION, "bare"),
     Kind.EDGE_SYNC: (Status.INTERNAL, "bare"),
+    Kind.EDGE_CONFLICTS: (Status.INTERNAL, "bare"),
+    Kind.EDGE_CONFLICT_NOT_FOUND: (Status.NOT_FOUND, "bare"),
     Kind.CONFIGURATION_STORE_NOT_FOUND: (Status.INVALID_ARGUMENT, "ERR_CONFIGURATION_STORE_NOT_FOUND"),
     Kind.LOCK_STORE_NOT_CONFIGURED: (Status.FAILED_PRECONDITION, "bare"),
     Kind.LOCK_STORE_NOT_FOUND: (Status.INVALID_ARGUMENT, "bare"),
