@@ -156,7 +156,7 @@ class RunningRoute:
     async def dry_run(self, limit: int) -> dict[str, Any]:
         """What would be done about changes that wait here; of them at most `limit`. Raises DriverError."""
         planned = await self.sync.dry_run(limit)
-        return {"pending": self._waiting()[0], "keys": [one._asdict() for one in planned]}
+        return {"pending": self._waiting()[0], "steps": [one._asdict() for one in planned]}
 
     def hurry(self) -> None:
         """Look at everything now, also at what waits for its pause to end."""
