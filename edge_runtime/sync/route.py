@@ -80,7 +80,8 @@ class RouteEnd:
 
     def report(self) -> dict[str, Any]:
         """What waits, was given up and was dropped, in the words of the HTTP API."""
-        return report(self._route.state(), self._route.store.dropped())
+        route = self._route
+        return {"lastError": route.last_error, **report(route.state(), route.store.dropped())}
 
     async def leave(self) -> None:
         """Nothing is sent through this end any more; what is being sent is broken off, and kept."""
@@ -151,6 +152,11 @@ class OpenRoute:
             max(age_ms, 0) / 1000,
             self.dead_entries,
         )
+
+    @property
+    def last_error(self) -> str:
+        """Why nothing is sent although the other end is there, or why an entry that waits could not be sent."""
+        return self._broken or next(reversed(self._errors.values()), "")
 
     def wake(self) -> None:
         """Something has changed."""

@@ -18,7 +18,18 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.integration.test_cloud_links import DOWN, UP, Tunnel, metric, publish, subscriber, until, url, write_link
+from tests.integration.test_cloud_links import (
+    DOWN,
+    HEALTHY,
+    UP,
+    Tunnel,
+    metric,
+    publish,
+    subscriber,
+    until,
+    url,
+    write_link,
+)
 from tests.support.app import App, Received
 from tests.support.line import Line
 from tests.support.sidecar import Sidecar
@@ -178,3 +189,19 @@ def test_an_expired_token_is_corrected_by_a_reload(tmp_path: Path) -> None:
                 until(lambda: line.requests().count("GET /v1.0/metadata") > 2)
                 assert edge.said.count(UP) == edge.said.count(DOWN) == 1
                 mended(edge, app, tmp_path, url(line.port), token.replace("expired", "right"))
+
+
+def test_an_event_beyond_the_day_s_budget_is_a_dead_letter(tmp_path: Path) -> None:
+    """It would be tried day after day, and leave no byte for the others."""
+    with App({**HEALTHY, "/v1.0/publish/pubsub/orders": lambda came: (204, b"")}) as cloud:
+        flags = write_link(tmp_path / "resources", url(cloud.port), more="  budget: {bytesPerDay: 40k}\n")
+        with Sidecar(tmp_path / "edge", *flags) as edge:
+            publish(edge, "x" * 50_000)
+            publish(edge, "small")
+            until(lambda: metric(edge, "edge_outbox_forwarded_total") == 1)
+            assert metric(edge, "edge_outbox_dead_letters") == 1
+            (link,) = edge.http("GET", "/edge/v1/sync").json()["links"]
+            assert (link["state"], link["routes"][0]["deadLetters"]) == ("up", 1)
+            place = "/edge/v1/outbox/link%2Fcloud%2Fpubsub%2Forders/dead"
+            dead = until(lambda: edge.http("GET", place).json()["deadLetters"])
+            assert "the limit is spec.budget.bytesPerDay (40000)" in dead[0]["lastError"]

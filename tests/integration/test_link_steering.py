@@ -125,3 +125,22 @@ def test_a_link_that_can_keep_nothing_refuses_its_events_only(tmp_path: Path, cl
         until(lambda: edge.http("POST", "/v1.0/publish/pubsub/orders", "kept").status == 204)
         until(lambda: published(cloud) == ["kept"])
         assert edge.stop() == 0
+
+
+def test_state_routes_are_seen_and_planned(tmp_path: Path) -> None:
+    routes = "{state: [{store: statestore, keys: 'orders/*', direction: up}]}"
+    with Sidecar(tmp_path / "cloud", app_id="cloud") as far:
+        flags = write_link(tmp_path / "resources", url(far.port), routes=routes)
+        with Sidecar(tmp_path / "edge", *flags) as edge:
+            until(lambda: edge.http("GET", "/edge/v1/sync/cloud").json()["state"] == "up")
+            assert edge.http("POST", "/edge/v1/sync/cloud/pause", b"").json()["state"] == "paused"
+            assert edge.http("POST", "/v1.0/state/statestore", [{"key": "orders/1", "value": 1}]).status == 204
+            (route,) = edge.http("GET", "/edge/v1/sync/cloud").json()["routes"]
+            assert (route["route"], route["pending"], route["refused"], route["conflicts"]) == ("state", 1, 0, 0)
+            (planned,) = edge.http("GET", "/edge/v1/sync/cloud/dry-run").json()["routes"]
+            assert planned["pending"] == 1
+            assert planned["keys"][0]["key"].endswith("orders/1")
+            assert edge.http("POST", "/edge/v1/sync/cloud/resume", b"").status == 200
+            until(lambda: edge.http("GET", "/edge/v1/sync/cloud").json()["routes"][0]["pending"] == 0)
+            assert edge.http("GET", "/edge/v1/sync/cloud").json()["routes"][0]["saved"] == 1
+            assert edge.stop() == 0

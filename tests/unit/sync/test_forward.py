@@ -568,6 +568,7 @@ async def test_an_unforeseen_error_loses_nothing(
         monkeypatch.setattr(opened, "_fill", broken)
         opened.wake()
         await until(lambda: "RuntimeError: a mistake" in route.state.reason)
+        assert "RuntimeError: a mistake" in route.report()["lastError"]
         await fill(route, 5, "other")
         route.up()
         assert not route.state.up
@@ -585,7 +586,7 @@ async def test_a_hurried_route_waits_for_no_pause(tmp_path: Path) -> None:
         await fill(route, 2)
         route.up()
         await until(lambda: route.state.in_flight == 0 and end.tried)
-        assert route.report()["entries"] == 2
+        assert (route.report()["entries"], route.report()["lastError"]) == (2, "busy")
         route.hurry()
         await end.wait_for(2)
         assert numbers(end.payloads) == [0, 1]
