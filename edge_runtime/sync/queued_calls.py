@@ -8,7 +8,7 @@ after a crash or a cut in the middle: the headers `edge-node`, `edge-epoch` and 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any, Final
 
 import trio
@@ -124,13 +124,16 @@ async def _beginning(body: Body, bytes_max: int) -> tuple[bytes, bool]:
         return body.data[:bytes_max], len(body.data) <= bytes_max
     pieces: list[bytes] = []
     size = 0
+    source = body.chunks()
     try:
-        async for piece in body.chunks():
+        async for piece in source:
             pieces.append(piece)
             size += len(piece)
             if size > bytes_max:
                 break
     finally:
+        if isinstance(source, AsyncGenerator):
+            await source.aclose()
         await body.aclose()
     return b"".join(pieces)[:bytes_max], size <= bytes_max
 
