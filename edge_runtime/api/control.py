@@ -19,7 +19,15 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import trio
 
 from edge_runtime import RUNTIME_VERSION, __version__
-from edge_runtime.api.control_socket import Peer, group_id, may_speak, open_control_socket, peer_of
+from edge_runtime.api.control_socket import (
+    Peer,
+    control_listener,
+    group_id,
+    groups_of,
+    may_speak,
+    open_control_socket,
+    peer_of,
+)
 from edge_runtime.model.errors import ConfigError, DriverError, EdgeError
 from edge_runtime.wire.http1 import (
     CLOSED,
@@ -73,6 +81,7 @@ class ControlledNode(Protocol):
     settings: Any
     logs: Any
     databases: Any
+    sockets: Any
 
     @property
     def apps(self) -> Mapping[str, Any]: ...
@@ -104,13 +113,15 @@ class Refused(Exception):
 async def serve_control(node: ControlledNode, path: str, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
     """Answer at the socket until cancelled. Raises ConfigError when it cannot be opened."""
     group = group_id(node.settings.attach)
-    listener = open_control_socket(path, group)
-    made = os.stat(path).st_ino
+    passed = node.sockets.control() if node.sockets is not None else None
+    listener = open_control_socket(path, group) if passed is None else control_listener(passed)
+    made = os.stat(path).st_ino if passed is None else None  # a socket that was passed is for its owner to remove
     try:
         slots = trio.CapacityLimiter(CONNECTIONS_MAX)
         await trio.serve_listeners(partial(_connection, node, group, slots), [listener], task_status=task_status)
     finally:
-        _remove(path, made)
+        if made is not None:
+            _remove(path, made)
 
 
 def _remove(path: str, inode: int) -> None:
@@ -127,7 +138,7 @@ async def _connection(
     peer = peer_of(stream.socket)
     async with stream:
         try:
-            if not may_speak(peer, group):
+            if not may_speak(peer, groups_of(stream.socket), group):
                 await stream.send_all(_encode(_error(403, "this node's control socket is not open to you")))
             elif not slots.available_tokens:
                 await stream.send_all(_encode(_error(503, f"the control socket has {CONNECTIONS_MAX} clients already")))

@@ -10,7 +10,7 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from edge_runtime.model.errors import ConfigError
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 BACKLOG: Final = 64
 _PATH_BYTES_MAX: Final = 107
 _CREDENTIALS: Final = struct.Struct("3i")
+_SO_PEERGROUPS: Final = 59
+_GROUP: Final = struct.Struct("I")
+_GROUPS_MAX: Final = 256  # getsockopt of Python gives at most 1024 bytes
 
 
 class Peer(NamedTuple):
@@ -50,18 +53,32 @@ def run_directory(environment: Mapping[str, str]) -> str:
 
 
 def check_owner(path: str) -> None:
-    """Raise ConfigError when somebody else than this user or root could have made `path`."""
+    """Raise ConfigError when `path` could have been put there by somebody whom neither this user nor root trusts.
+
+    Whom root gave a directory where only root could make one, such as /run/edge-runtime, is trusted with it.
+    """
     directory = os.path.dirname(os.path.abspath(path))
+    trusted = {0, os.geteuid(), *_given_by_root(directory)}
     for place in (directory, path):
         try:
             facts = os.lstat(place)
         except OSError as error:
             raise ConfigError(f"control socket {path}: {place}: {error.strerror}") from None
-        if facts.st_uid not in (0, os.geteuid()):
+        if facts.st_uid not in trusted:
             raise ConfigError(f"control socket {path}: {place} belongs to user {facts.st_uid}; it is not trusted")
     facts = os.stat(directory)
     if facts.st_mode & stat.S_IWOTH and not facts.st_mode & stat.S_ISVTX:
         raise ConfigError(f"control socket {path}: everybody may write to {directory}; it is not trusted")
+
+
+def _given_by_root(directory: str) -> list[int]:
+    """The owner of the directory when nobody but root can have made it his."""
+    try:
+        above, facts = os.lstat(os.path.dirname(directory)), os.lstat(directory)
+    except OSError:
+        return []
+    only_root = above.st_uid == 0 and not above.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return [facts.st_uid] if only_root and stat.S_ISDIR(facts.st_mode) else []
 
 
 def open_control_socket(path: str, group: int | None = None) -> trio.SocketListener:
@@ -87,6 +104,11 @@ def open_control_socket(path: str, group: int | None = None) -> trio.SocketListe
     except ConfigError:
         listener.close()
         raise
+    return control_listener(listener)
+
+
+def control_listener(listener: socket.socket) -> trio.SocketListener:
+    """What answers at a socket that listens already."""
     import trio  # the commands that only ask do without
 
     return trio.SocketListener(trio.socket.from_stdlib_socket(listener))
@@ -145,19 +167,17 @@ def group_id(attach: str) -> int | None:
         raise ConfigError(f"--attach {attach!r}: there is no group {name!r} on this machine") from None
 
 
-def may_speak(peer: Peer, group: int | None) -> bool:
+def groups_of(sock: socket.socket | trio.socket.SocketType) -> tuple[int, ...]:
+    """The further groups of the process at the other end; from the kernel, as /proc may be closed to us."""
+    try:
+        found = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_MAX * _GROUP.size)
+    except OSError:
+        return ()  # a kernel before 4.13, or somebody in more groups than there is room for
+    return tuple(group for (group,) in _GROUP.iter_unpack(found))
+
+
+def may_speak(peer: Peer, groups: Collection[int], group: int | None) -> bool:
     """The same user and root may; with a group, its members too."""
     if peer.uid in (0, os.geteuid()):
         return True
-    return group is not None and (peer.gid == group or group in _groups(peer.pid))
-
-
-def _groups(pid: int) -> list[int]:
-    try:
-        with open(f"/proc/{pid}/status", "rb") as file:
-            for line in file:
-                if line.startswith(b"Groups:"):
-                    return [int(word) for word in line.split()[1:]]
-    except OSError:
-        pass
-    return []
+    return group is not None and (peer.gid == group or group in groups)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from edge_runtime.model.errors import ConfigError
@@ -54,6 +54,7 @@ class NodeRequest(NamedTuple):
     log_level: str = ""
     log_as_json: bool = False
     log_file: str = ""
+    config_dir: str = ""
 
 
 async def run(
@@ -61,19 +62,30 @@ async def run(
     apps: Sequence[AppRequest],
     *,
     signals: bool,
-    on_ready: Callable[[], None] | None = None,
+    manager: Any = None,
     task_status: Any,
 ) -> int:
-    """Serve until the node is told to stop; the value is the exit code. `task_status` gets a RunningNode."""
+    """Serve until the node is told to stop; the value is the exit code. `task_status` gets a RunningNode.
+
+    `manager` is the service manager that started us (`net.systemd.Manager`), if one did.
+    """
     from edge_runtime.runtime import AppSettings, NodeSettings, run_node
 
     settings = [AppSettings(_flags(app, len(apps) > 1), app.environment, app.directory) for app in apps]
     return await run_node(
-        NodeSettings(node.state_directory, node.attach, node.linger, node.log_level, node.log_as_json, node.log_file),
+        NodeSettings(
+            node.state_directory,
+            node.attach,
+            node.linger,
+            node.log_level,
+            node.log_as_json,
+            node.log_file,
+            node.config_dir,
+        ),
         settings,
         control_socket=node.control_socket,
         signals=signals,
-        on_ready=on_ready,
+        manager=manager,
         task_status=task_status,
     )
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-import socket
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final
 
 from edge_runtime.api.control_socket import default_path, group_id
 from edge_runtime.cli.arguments import FLAG, HELP, Option, help_text, parse
 from edge_runtime.cli.output import Messages
 from edge_runtime.model.errors import ConfigError
+
+if TYPE_CHECKING:
+    from edge_runtime.cli.node import AppRequest, NodeRequest
+    from edge_runtime.net.systemd import Manager
 
 USAGE: Final = "edge-runtime serve [flags]"
 OPTIONS: Final = (
@@ -18,6 +21,7 @@ OPTIONS: Final = (
     Option(("attach",), help="Who may attach apps: none, same-user or group:<name>.", default="same-user"),
     Option(("control-socket",), help="The socket that apps attach through."),
     Option(("state-dir",), help="Where the node keeps its files."),
+    Option(("config-dir",), help="A directory with dapr.yaml (apps to serve), components and config.yaml."),
     Option(("log-level",), help="debug, info, warn, error or fatal.", default="info"),
     Option(("log-as-json",), FLAG, help="Print logs as JSON."),
     Option(("log-file",), help="Add the log to this file instead of standard output."),
@@ -43,30 +47,43 @@ def main(argv: Sequence[str]) -> int:
         log_level=parsed.text("log-level"),
         log_as_json=parsed.flag("log-as-json"),
         log_file=parsed.text("log-file"),
+        config_dir=config_dir(os.environ, parsed.text("config-dir")),
     )
     node.name_process()
 
+    manager = service_manager()
+
     async def serve() -> int:
-        return await node.run(
-            request, (), signals=True, on_ready=tell_service_manager, task_status=trio.TASK_STATUS_IGNORED
-        )
+        return await node.run(request, apps, signals=True, manager=manager, task_status=trio.TASK_STATUS_IGNORED)
 
     try:
         group_id(request.attach)  # refuses a setting that is none before anything is opened
+        apps = _apps(request)
         return trio.run(serve)
     except ConfigError as error:
         Messages(request.log_as_json).failure(str(error))
         return 1
 
 
-def tell_service_manager() -> None:
-    """READY=1 to systemd, where it started us and asked for it."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address.startswith(("/", "@")):
-        return
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
-            notify.setblocking(False)
-            notify.sendto(b"READY=1", address.replace("@", "\0", 1))
-    except OSError:
-        pass  # the manager will say that it heard nothing
+def config_dir(environment: Mapping[str, str], flag: str = "") -> str:
+    """Where the node's own configuration is: as told, as systemd says (the first directory), else nowhere."""
+    if flag:
+        return os.path.abspath(flag)
+    return environment.get("CONFIGURATION_DIRECTORY", "").partition(":")[0]
+
+
+def _apps(request: NodeRequest) -> Sequence[AppRequest]:
+    if not request.config_dir:
+        return ()
+    from edge_runtime.cli.hosted import hosted_apps
+
+    return hosted_apps(request.config_dir, os.environ, Messages(request.log_as_json))
+
+
+def service_manager() -> Manager | None:
+    """The service manager that started us, where there is one that listens or has opened sockets for us."""
+    if not any(name in os.environ for name in ("NOTIFY_SOCKET", "LISTEN_FDS")):
+        return None
+    from edge_runtime.net.systemd import take_manager
+
+    return take_manager(os.environ, os.getpid())

@@ -208,12 +208,16 @@ def _unknown(where: str, place: str, fields: Mapping[Any, Any], known: Iterable[
 
 
 def plan_template(
-    template: Template, dapr_directory: str, environment: Mapping[str, str], state_directory: str = ""
+    template: Template,
+    dapr_directory: str,
+    environment: Mapping[str, str],
+    state_directory: str = "",
+    holder: plans.PortHolder | None = None,
 ) -> list[plans.AppPlan]:
-    """A plan for each app, in the order of the file. Raises ConfigError."""
+    """A plan for each app, in the order of the file; `holder` chooses the ports. Raises ConfigError."""
     moment = time.strftime("%Y%m%d%H%M%S")
     found: list[plans.AppPlan] = []
-    with plans.PortHolder() as holder:
+    with holder or plans.PortHolder() as holder:
         for index, app in enumerate(template.apps):
             merged = _Merged(template, app, f"apps[{index}]", dapr_directory)
             plan = merged.plan(holder, environment, moment, state_directory)

@@ -76,6 +76,25 @@ async def open_unix_listener(path: str) -> AsyncIterator[list[Listener]]:
             os.unlink(path)
 
 
+@asynccontextmanager
+async def open_passed_listeners(sockets: Sequence[socket.socket]) -> AsyncIterator[list[Listener]]:
+    """Listeners on sockets that listen already; closed at the end, while whoever passed them on may keep theirs."""
+    listeners = [_adopted(passed) for passed in sockets]
+    try:
+        yield listeners
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+def _adopted(passed: socket.socket) -> Listener:
+    passed.setblocking(False)
+    where = passed.getsockname()
+    if passed.family == socket.AF_UNIX:
+        return Listener(passed, str(where), path=str(where))
+    return Listener(passed, _shown(where[0], where[1]), port=where[1])
+
+
 def unix_socket_path(directory: str, app_id: str, protocol: str) -> str:
     """Where an app with `--unix-domain-socket` looks for its sidecar; `protocol` is http or grpc."""
     return os.path.join(directory, f"dapr-{app_id}-{protocol}.socket")

@@ -77,6 +77,8 @@ class App:
         self.scope = trio.CancelScope()
         self.serving = trio.Event()
         self.gone = trio.Event()
+        self.settled = trio.Event()  # no reload is under way
+        self.settled.set()
 
     # --- what others may ask -----------------------------------------------------------------------------------------
 
@@ -107,6 +109,19 @@ class App:
         """Read the files again and go over to what they say; ports and process stay. A stop that began goes on."""
         if not self._stop.is_set():
             self._reload.set()
+            if self.settled.is_set():
+                self.settled = trio.Event()
+
+    def _settle(self) -> None:
+        """A reload has been seen through, one way or the other; unless the next was asked for meanwhile."""
+        if not self._reload.is_set():
+            self.settled.set()
+
+    async def until_settled(self) -> None:
+        """Wait until no reload is under way, or the sidecar is gone."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_when, nursery.cancel_scope, self.settled.wait)
+            nursery.start_soon(_cancel_when, nursery.cancel_scope, self.gone.wait)
 
     async def _next_generation(self) -> Generation:
         """The generation that is being opened, once it serves."""
@@ -173,6 +188,7 @@ class App:
                 self.generation = generation
                 self.reloading = False
                 self._ready.set()
+                self._settle()
                 files = await self._next_files()
                 self._began = time.monotonic()
                 log.info("Going over to the new files")
@@ -216,6 +232,7 @@ class App:
                 return files
             except ConfigError as error:
                 log.error("The files cannot be used; what runs stays as it is: %s", error)
+                self._settle()
 
     async def until_stopped(self) -> None:
         """Wait for the stop, and for what --dapr-block-shutdown-duration adds to one that a signal asked for."""
@@ -254,8 +271,8 @@ async def serve_app(app: App, *, task_status: trio.TaskStatus[None]) -> None:
             async with trio.open_nursery() as background:
                 app.scope = background.cancel_scope
                 await background.start(app.run_generations, files)
+                app.health.outbound_ready = True  # whoever was waiting at a passed socket is answered by the next line
                 await servers.serve(background)
-                app.health.outbound_ready = True
                 app.listening = True
                 app.serving.set()
                 task_status.started()

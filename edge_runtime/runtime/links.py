@@ -55,6 +55,8 @@ async def open_links(
         for resource in resources:
             shared = await stack.enter_async_context(links.join(await _settings(resource, around), pubsubs))
             opened[resource.name] = shared
+            shared.link.listeners.append(linked.app.node.note_change)
+            stack.callback(shared.link.listeners.remove, linked.app.node.note_change)
             for place, forward in shared.forwards().items():
                 forwards.setdefault(place, []).append(forward)
             await stack.enter_async_context(open_pull(linked, shared, resource))

@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -29,6 +29,8 @@ from edge_runtime.runtime.settings import AppSettings, NodeSettings
 from edge_runtime.store.database import Databases, StoreLimits, open_databases
 
 if TYPE_CHECKING:
+    from edge_runtime.net.systemd import Manager, PassedSockets
+    from edge_runtime.runtime.service import Service
     from edge_runtime.sync.links import Links
 
 log = logging.getLogger("dapr.runtime")
@@ -53,6 +55,8 @@ class Node:
         self.code = 0
         self.links: Links | None = None  # made with the first CloudLink
         self.nursery = nursery
+        self.sockets: PassedSockets | None = None  # those that a service manager has opened
+        self.on_reload: Callable[[], None] = lambda: None
         self._stopping = False
         self._changed = trio.Event()
 
@@ -63,13 +67,24 @@ class Node:
             raise ConfigError("the node is shutting down and takes no further app")
         if app_id in self.apps:
             raise ConfigError(f"--app-id {app_id!r} runs on this node already; stop it first or choose another id")
-        app = self.apps[app_id] = App(settings, self)
+        app = self.apps[app_id] = App(self._with_files(settings), self)
         try:
             await self.nursery.start(self._serve, app)
         except BaseException:
             self._forget(app)
             raise
+        self.note_change()
         return app
+
+    def _with_files(self, settings: AppSettings) -> AppSettings:
+        """With the node's components and configuration where the app names none."""
+        flags, directory = settings.flags, self.settings.config_dir
+        components, config = os.path.join(directory, "components"), os.path.join(directory, "config.yaml")
+        if directory and not flags.resource_directories and os.path.isdir(components):
+            flags = flags._replace(resources_path=(components,))
+        if directory and not flags.config and os.path.isfile(config):
+            flags = flags._replace(config=(config,))
+        return settings._replace(flags=flags)
 
     async def _serve(self, app: App, *, task_status: trio.TaskStatus[None]) -> None:
         """One app's service, supervised: what goes wrong in it after its start ends this app and no other."""
@@ -91,14 +106,34 @@ class Node:
         app.gone.set()
         if self.apps.get(app.app_id) is app:
             del self.apps[app.app_id]
-        self._changed.set()
+        self.note_change()
 
     def shut_down(self, *, blocking: bool = False) -> None:
         """Begin a graceful stop of every app; `blocking` honours --dapr-block-shutdown-duration, as signals do."""
         self._stopping = True
         for app in list(self.apps.values()):
             app.shut_down(blocking=blocking)
+        self.note_change()
+
+    def reload(self) -> None:
+        """Have every app go over to what its files say now."""
+        for app in list(self.apps.values()):
+            app.reload()
+        self.on_reload()
+
+    @property
+    def stopping(self) -> bool:
+        """A stop of the whole node was asked for."""
+        return self._stopping
+
+    def note_change(self, _state: object = None) -> None:
+        """Apps or links have come, gone or changed: wakes who waits for that."""
         self._changed.set()
+        self._changed = trio.Event()
+
+    async def changed(self) -> None:
+        """Wait for the next change."""
+        await self._changed.wait()
 
     def has_others(self, app: App) -> bool:
         """Whether ending the process would take along what is not about to end itself."""
@@ -125,8 +160,7 @@ class Node:
     async def until_over(self) -> None:
         """Wait until the last app has left; a node that lingers also waits to be told."""
         while self.apps or (self.settings.linger and not self._stopping):
-            self._changed = trio.Event()
-            await self._changed.wait()
+            await self.changed()
 
 
 async def run_node(
@@ -135,15 +169,16 @@ async def run_node(
     *,
     control_socket: str | None = None,
     signals: bool = True,
-    on_ready: Callable[[], None] | None = None,
+    manager: Manager | None = None,
     task_status: trio.TaskStatus[Node] = trio.TASK_STATUS_IGNORED,
 ) -> int:
-    """Serve the apps until the node is told to stop. The value is the exit code."""
+    """Serve the apps until the node is told to stop; a service manager is kept informed. The value is the exit code."""
     logs = _logging(settings, apps)
     log.info("Starting Dapr Runtime -- version %s -- commit %s", RUNTIME_VERSION, "edge")
     log.info("Log level set to: %s", _level(settings, apps))
     try:
-        async with open_node(settings, _store_limits(apps), logs) as node:
+        async with open_node(settings, _store_limits(apps), logs) as node, AsyncExitStack() as stack:
+            service = await _open_service(stack, node, manager)
             async with trio.open_nursery() as nursery:
                 if signals:
                     await nursery.start(_listen_for_signals, node)
@@ -154,8 +189,8 @@ async def run_node(
                 _settle_memory()
                 if settings.linger and control_socket is not None:
                     log.info("Apps may join at %s: edge-runtime run --app-id <name> -- <command>", control_socket)
-                if on_ready is not None:
-                    on_ready()
+                if service is not None:
+                    service.ready()
                 task_status.started(node)
                 await node.until_over()
                 nursery.cancel_scope.cancel()
@@ -175,6 +210,16 @@ def _settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECTOR_THRESHOLDS)
+
+
+async def _open_service(stack: AsyncExitStack, node: Node, manager: Manager | None) -> Service | None:
+    if manager is None:
+        return None
+    from edge_runtime.runtime.service import open_service
+
+    node.sockets = manager.sockets
+    stack.callback(manager.sockets.close)
+    return await stack.enter_async_context(open_service(node, manager))
 
 
 async def _open_control(nursery: trio.Nursery, node: Node, path: str) -> None:
@@ -231,8 +276,7 @@ async def _listen_for_signals(node: Node, *, task_status: trio.TaskStatus[None])
         async for number in received:
             if number == signal.SIGHUP:
                 signals_log.info("Received signal 'hangup'; reading the files again")
-                for app in list(node.apps.values()):
-                    app.reload()
+                node.reload()
                 continue
             if asked:
                 signals_log.critical("Received a second signal; ending at once")

@@ -17,7 +17,7 @@ from edge_runtime.store.connection import location
 from edge_runtime.store.database import Databases
 
 if TYPE_CHECKING:
-    from edge_runtime.sync.forward import Outbox
+    from edge_runtime.sync.forward import Outbox, RouteState
 
 log: Final = logging.getLogger("dapr.runtime.outbox")
 
@@ -64,6 +64,10 @@ class NodeOutbox:
                 await self.get()
             except DriverError as error:
                 log.debug("the outbox cannot be opened: %s", error)
+
+    def states(self) -> list[RouteState]:
+        """The routes that are open."""
+        return [] if self._opened is None else self._opened.states()
 
     async def look(self) -> Outbox | None:
         """The outbox when there is one, open or on disk: none is made for who only looks."""

@@ -14,7 +14,14 @@ from edge_runtime.config.environment import read_environment
 from edge_runtime.config.flags import DaprdFlags
 from edge_runtime.model.http import Request, Response
 from edge_runtime.net.http_server import HttpServer, ServerLimits, serve_http
-from edge_runtime.net.listeners import Listener, ListenError, open_listeners, open_unix_listener, unix_socket_path
+from edge_runtime.net.listeners import (
+    Listener,
+    ListenError,
+    open_listeners,
+    open_passed_listeners,
+    open_unix_listener,
+    unix_socket_path,
+)
 from edge_runtime.runtime.http2 import LateHttp2, grpc_api, http_over_http2, refuse_http1
 
 if TYPE_CHECKING:
@@ -126,14 +133,27 @@ async def _open_api(app: App, protocol: str, port: int | None, stack: AsyncExitS
     if flags.unix_domain_socket:
         path = unix_socket_path(flags.unix_domain_socket, app.app_id, protocol)
         return await stack.enter_async_context(open_unix_listener(path))
+    passed = await _passed(app, protocol, stack)
+    if passed and any(listener.port == (port or listener.port) for listener in passed):
+        return passed
     addresses = flags.dapr_listen_addresses or LOOPBACK
-    return await _open(stack, addresses, port or 0, f"--dapr-{protocol}-port")
+    return [*await _open(stack, addresses, port or 0, f"--dapr-{protocol}-port"), *passed]
+
+
+async def _passed(app: App, role: str, stack: AsyncExitStack) -> list[Listener]:
+    """The listeners that a service manager has opened for the app: who connects while it starts is served later."""
+    sockets = app.node.sockets
+    if sockets is None:
+        return []
+    return await stack.enter_async_context(open_passed_listeners(sockets.of_app(role, app.app_id)))
 
 
 async def _open_metrics(app: App, flags: DaprdFlags, stack: AsyncExitStack) -> list[_Bound]:
     addresses = _addresses(flags.metrics_listen_address)
     try:
-        listeners = await _open(stack, addresses, flags.metrics_port or 0, "--metrics-port")
+        listeners = await _passed(app, "metrics", stack) or await _open(
+            stack, addresses, flags.metrics_port or 0, "--metrics-port"
+        )
     except ListenError as error:
         if "metrics-port" in flags.given:
             raise

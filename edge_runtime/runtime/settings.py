@@ -21,7 +21,8 @@ class NodeSettings(NamedTuple):
     """What belongs to the node as a whole.
 
     `attach` says who may attach apps over the control socket: `none`, `same-user` or `group:<name>`. `linger` keeps a
-    node without apps alive: that is `serve`; other nodes end with their last app.
+    node without apps alive: that is `serve`; other nodes end with their last app. `config_dir` has the `components` and
+    the `config.yaml` of apps that name none.
     """
 
     state_dir: str
@@ -30,3 +31,4 @@ class NodeSettings(NamedTuple):
     log_level: str = ""
     log_as_json: bool = False
     log_file: str = ""
+    config_dir: str = ""

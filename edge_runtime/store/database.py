@@ -93,6 +93,19 @@ class Database:
         return self._writer.reason
 
     @property
+    def restart_may_mend(self) -> bool:
+        """It is not healthy, for a reason that a new process may not find."""
+        return self._writer.restart_may_mend
+
+    async def answer(self) -> None:
+        """Wait until the writer thread has got through what it was given before; nothing is written for it."""
+        if self._where.memory or self._where.read_only or self._refusing:
+            return
+        answered = trio.Event()
+        self._writer.jobs.put(partial(self._token.run_sync_soon, answered.set))
+        await answered.wait()
+
+    @property
     def commits(self) -> int:
         """Batches committed so far."""
         return self._writer.commits
@@ -475,6 +488,11 @@ class Databases:
                 shared.closing.set()
                 with trio.move_on_after(_CLOSE_TIMEOUT_S, shield=True):
                     await shared.closed.wait()
+
+    @property
+    def opened(self) -> list[Database]:
+        """The files that are open now."""
+        return [shared.database for shared in self._shared.values()]
 
     @property
     def unhealthy(self) -> list[str]:

@@ -17,7 +17,7 @@ class Fault(NamedTuple):
 
     `reopen`: nothing that the connection remembers may be trusted, it is closed, and the file verified before the next
     write. `lasting`: the store counts as unhealthy until a write has succeeded. `damaged`:
-    the content itself is in doubt.
+    the content itself is in doubt. `restart`: a new process may find what this one could not.
     """
 
     problem: str
@@ -25,6 +25,7 @@ class Fault(NamedTuple):
     reopen: bool = True
     lasting: bool = True
     damaged: bool = False
+    restart: bool = False
 
 
 _FAULTS: Final = {
@@ -39,7 +40,9 @@ _FAULTS: Final = {
         "put it back together with its -wal file, or restart to go on with what is there now",
         reopen=False,
     ),
-    sqlite3.SQLITE_IOERR: Fault("the disk reported an error", "check the medium (dmesg shows what the kernel saw)"),
+    sqlite3.SQLITE_IOERR: Fault(
+        "the disk reported an error", "check the medium (dmesg shows what the kernel saw)", restart=True
+    ),
     sqlite3.SQLITE_CANTOPEN: Fault(
         "the file cannot be opened", "check that its folder exists and that this user may write there"
     ),
@@ -54,7 +57,7 @@ _FAULTS: Final = {
         "name another file, or move it away together with its -wal and -shm files to begin empty",
         damaged=True,
     ),
-    sqlite3.SQLITE_NOMEM: Fault("memory ran out", "give the process more memory"),
+    sqlite3.SQLITE_NOMEM: Fault("memory ran out", "give the process more memory", restart=True),
     sqlite3.SQLITE_PROTOCOL: Fault("the file's locks are in disorder", "keep the file on a local disk", lasting=False),
     sqlite3.SQLITE_BUSY: Fault(
         "another process keeps it locked",

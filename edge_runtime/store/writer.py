@@ -97,6 +97,12 @@ class Writer:
         self.commits = 0
         self.jobs: queue.SimpleQueue[Batch | Callable[[], None] | None] = queue.SimpleQueue()
 
+    @property
+    def restart_may_mend(self) -> bool:
+        """Writes are refused for something that a new process may not find. Read by the trio thread."""
+        fault = self._fault
+        return fault is not None and fault.restart
+
     def _adopt(self, connection: sqlite3.Connection | None) -> None:
         self._connection = connection
         self._identity = None if connection is None or self._where.memory else self._find_identity()

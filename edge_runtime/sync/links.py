@@ -251,6 +251,10 @@ class Links:
             with trio.move_on_after(_LEAVE_LIMIT_S, shield=True):
                 await self._leave(shared, components)
 
+    def standings(self) -> list[tuple[str, LinkState]]:
+        """The links that are open, by name."""
+        return [(shared.link.name, shared.link.state) for shared in self._open.values()]
+
     def _new(self, settings: LinkSettings) -> SharedLink:
         name = settings.resource.name
         # Names of links have no slash: config/documents.py.

@@ -24,7 +24,7 @@ def serve(place: Path, *words: str) -> Run:
         notify.bind(str(address))
         notify.settimeout(30)
         node = Run(place, "serve", *words, variables={"NOTIFY_SOCKET": str(address)})
-        assert notify.recv(100) == b"READY=1"
+        assert notify.recv(1000).startswith(b"READY=1\n")
     address.unlink()
     return node
 

@@ -1,5 +1,6 @@
 import json
 import os
+import socket
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ from edge_runtime.api.control import serve_control
 from edge_runtime.api.control_socket import Peer, check_owner, default_path, group_id, may_speak, run_directory
 from edge_runtime.config.flags import parse_flags
 from edge_runtime.model.errors import ConfigError
+from edge_runtime.net.systemd import PassedSockets
 from edge_runtime.runtime.settings import NodeSettings
 from edge_runtime.wire.http1 import (
     END,
@@ -83,6 +85,7 @@ class FakeNode:
         self.settings = NodeSettings(str(directory), attach)
         self.logs = FakeLogs()
         self.databases: Any = None
+        self.sockets = PassedSockets()
         self.apps: dict[str, FakeApp] = {}
         self.attached: list[Any] = []
         self.attaching: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
@@ -337,7 +340,7 @@ async def test_large_request_is_refused(node: FakeNode, place: str, monkeypatch:
 
 
 async def test_stranger_is_refused(node: FakeNode, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "may_speak", lambda peer, group: False)
+    monkeypatch.setattr(control, "may_speak", lambda peer, groups, group: False)
     async with serving(node, place), talking(place) as client:
         client.reader.expect("GET")
         head = await client.event()
@@ -414,15 +417,51 @@ def test_place_of_another_user_is_not_trusted(tmp_path: Path, monkeypatch: pytes
         check_owner(str(tmp_path / "s"))
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_user_whom_root_gave_the_place_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "run" / "s"
+    path.parent.mkdir()
+    path.touch()
+    for place in (path.parent, path):
+        os.chown(place, 4321, 4321)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    tmp_path.chmod(0o755)
+    check_owner(str(path))
+    tmp_path.chmod(0o775)  # now its group could have made the directory
+    with pytest.raises(ConfigError, match="belongs to user 4321"):
+        check_owner(str(path))
+    tmp_path.chmod(0o755)
+    os.chown(path, 5678, 5678)
+    with pytest.raises(ConfigError, match="belongs to user 5678"):
+        check_owner(str(path))
+
+
 def test_who_may_speak(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(control_socket, "_groups", lambda pid: [70] if pid == 1 else [])
-    assert may_speak(Peer(9, 1000, 1), None)
-    assert may_speak(Peer(9, 0, 0), None)
-    assert not may_speak(Peer(9, 1001, 60), None)
-    assert may_speak(Peer(9, 1001, 60), 60)
-    assert may_speak(Peer(1, 1001, 60), 70)
-    assert not may_speak(Peer(2, 1001, 60), 70)
+    assert may_speak(Peer(9, 1000, 1), (), None)
+    assert may_speak(Peer(9, 0, 0), (), None)
+    assert not may_speak(Peer(9, 1001, 60), (60,), None)
+    assert may_speak(Peer(9, 1001, 60), (), 60)
+    assert may_speak(Peer(1, 1001, 60), (70,), 70)
+    assert not may_speak(Peer(2, 1001, 60), (), 70)
+
+
+def test_kernel_tells_the_groups_of_the_other_end() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX)
+    with ours, theirs:
+        assert set(control_socket.groups_of(ours)) == set(os.getgroups())
+
+
+async def test_passed_socket_is_answered_and_left_in_place(node: FakeNode, tmp_path: Path) -> None:
+    path = str(tmp_path / "passed.sock")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as passed:
+        passed.bind(path)
+        passed.listen()
+        node.sockets = PassedSockets([("control", passed)])
+        async with serving(node, str(tmp_path / "unused.sock")), talking(path) as client:
+            assert (await client.ask("GET", "/edge/v1/node"))[0] == 200
+            assert not (tmp_path / "unused.sock").exists()
+        assert os.path.exists(path)  # noqa: ASYNC240
 
 
 def test_attach_setting_names_a_group() -> None:
