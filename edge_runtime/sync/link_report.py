@@ -36,6 +36,7 @@ async def link_status(link: Link, routes: Sequence[LinkRoute]) -> dict[str, Any]
         "endpoint": resource.http,
         "state": link.state.name,
         "reason": link.state.reason,
+        "paused": link.paused,
         "since": round(state_at, 3),
         "sinceSeconds": _age_s(state_at_s),
         "lastContact": None if heard_at is None else round(heard_at, 3),
@@ -129,6 +130,7 @@ def _on_disk(state_dir: str, look: Look | None, name: str, routes: Sequence[str]
     return {
         "link": name,
         "state": "paused" if paused else "unknown",
+        "paused": paused,
         "reason": "" if paused else "its node does not run, or not for this app",
         "budget": {"daySpentBytes": spent, "dayAgeSeconds": round(age_s, 1)},
         "routes": [

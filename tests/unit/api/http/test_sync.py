@@ -97,7 +97,8 @@ async def test_a_link_says_how_it_stands(world: OutboxWorld, tmp_path: Path, nur
 async def test_a_paused_link_keeps_everything(world: OutboxWorld, tmp_path: Path, nursery: trio.Nursery) -> None:
     async with open_api(world, tmp_path, nursery) as api:
         await until(lambda: api.shared.link.state.up)
-        assert (await api.got("/cloud/pause", "POST"))["state"] == "paused"
+        link = await api.got("/cloud/pause", "POST")
+        assert (link["state"], link["paused"]) == ("paused", True)
         await api.shared.forwards()["pubsub", "orders"](b'{"specversion":"1.0"}', {})
         (route,) = (await api.got("/cloud"))["routes"]
         assert route["entries"] == 1
