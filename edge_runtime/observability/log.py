@@ -38,7 +38,10 @@ Tap = Callable[[str, str], None]
 def setup_logging(
     *, level: str = "info", as_json: bool = False, version: str = "", stream: TextIO | None = None, path: str = ""
 ) -> Handler:
-    """Send every log line of the process to `path` (appended), else `stream`, else standard output."""
+    """Send every log line of the process to `path` (appended), else `stream`, else standard output.
+
+    Where standard output is systemd's journal, entries go there with their fields; as JSON they stay lines.
+    """
     if level.lower() not in LEVELS:
         raise ConfigError(f"--log-level {level!r} is unknown; expected one of {', '.join(LEVELS)}")
     if path:
@@ -48,7 +51,12 @@ def setup_logging(
             raise ConfigError(f"--log-file {path}: {error.strerror}; name a file that can be written") from None
     if stream is None and isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # rather an ugly character than no line
-    handler = Handler(stream or sys.stdout, JsonFormat(version) if as_json else TextFormat(version))
+    if stream is None and not as_json and is_journal(sys.stdout, os.environ):
+        from edge_runtime.observability.journal import JournalHandler
+
+        handler: Handler = JournalHandler(sys.stdout, TextFormat(version), version)
+    else:
+        handler = Handler(stream or sys.stdout, JsonFormat(version) if as_json else TextFormat(version))
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
@@ -59,6 +67,18 @@ def setup_logging(
         logging.getLogger(name).setLevel(min(logging.INFO, root.level))
     logging.raiseExceptions = False
     return handler
+
+
+def is_journal(stream: TextIO, environment: Mapping[str, str]) -> bool:
+    """Whether the stream is the connection to the journal that systemd speaks of, and not one that took its place."""
+    told = environment.get("JOURNAL_STREAM", "")
+    if not told or not isinstance(stream, io.TextIOWrapper):
+        return False
+    try:
+        facts = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return told == f"{facts.st_dev}:{facts.st_ino}"
 
 
 class Handler(logging.Handler):
@@ -73,15 +93,23 @@ class Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             line = self.format(record)
-            for tap in self.taps:
-                tap(current_app.get(), line)
-            self.stream.write(line + "\n")
-            self.stream.flush()
+            self.tap(line)
+            self.write(line)
         except (OSError, ValueError):
             pass  # nobody reads, or the disk is full: serving goes on without the line
 
+    def tap(self, line: str) -> None:
+        for tap in self.taps:
+            tap(current_app.get(), line)
 
-class _Fields:
+    def write(self, line: str) -> None:
+        self.stream.write(line + "\n")
+        self.stream.flush()
+
+
+class Fields:
+    """What an entry carries beside its time, level and text."""
+
     def __init__(self, version: str) -> None:
         self.version = version
         self.instance = socket.gethostname()
@@ -99,7 +127,8 @@ class _Fields:
         return fields
 
 
-def _message(record: logging.LogRecord) -> str:
+def message(record: logging.LogRecord) -> str:
+    """The text of an entry, with its traceback, cut to what a line may have."""
     text = record.getMessage()
     if record.exc_info:
         text += "\n" + logging.Formatter().formatException(record.exc_info)
@@ -117,13 +146,13 @@ class TextFormat(logging.Formatter):
 
     def __init__(self, version: str) -> None:
         super().__init__()
-        self._fields = _Fields(version)
+        self._fields = Fields(version)
 
     def format(self, record: logging.LogRecord) -> str:
         fields = self._fields.of(record)
         tail = " ".join(f"{key}={_text(fields[key])}" for key in sorted(fields))
         level = _NAMES.get(record.levelno, "info")
-        return f'time="{_time(record)}" level={level} msg={_text(_message(record))} {tail}'
+        return f'time="{_time(record)}" level={level} msg={_text(message(record))} {tail}'
 
 
 class JsonFormat(logging.Formatter):
@@ -131,12 +160,12 @@ class JsonFormat(logging.Formatter):
 
     def __init__(self, version: str) -> None:
         super().__init__()
-        self._fields = _Fields(version)
+        self._fields = Fields(version)
 
     def format(self, record: logging.LogRecord) -> str:
         fields = self._fields.of(record)
         fields["level"] = _NAMES.get(record.levelno, "info")
-        fields["msg"] = _message(record)
+        fields["msg"] = message(record)
         fields["time"] = _time(record)
         return json.dumps(fields, sort_keys=True)
 
