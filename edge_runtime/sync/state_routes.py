@@ -150,7 +150,7 @@ class RunningRoute:
             "deleted": done.deleted,
             "applied": done.applied,
             "reachable": self.sync.reachable,
-            "lastError": self.sync.last_error,
+            "lastError": self.sync.last_error or (await self._refusal() if refused else ""),
         }
 
     async def dry_run(self, limit: int) -> dict[str, Any]:
@@ -161,6 +161,11 @@ class RunningRoute:
     def hurry(self) -> None:
         """Look at everything now, also at what waits for its pause to end."""
         self.sync.now()
+
+    async def _refusal(self) -> str:
+        """Of the first key that the remote refuses."""
+        first = await self.claim.journal.refused(limit=1, prefix=self.claim.route.keys.prefix)
+        return f"key {first[0].key!r} is refused: {first[0].reason}" if first else ""
 
     def _waiting(self) -> tuple[int, int]:
         """Changed keys that are to be sent, and those that the remote refuses for good. Raises DriverError."""

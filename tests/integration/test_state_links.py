@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,15 @@ from typing import Any
 import pytest
 
 from edge_runtime.proto.dapr.proto.common.v1.common_pb2 import InvokeRequest, InvokeResponse
+from edge_runtime.sync.merge import digest
+from tests.integration.cli import ask, environment
+from tests.integration.test_apps_of_one_node import template, wait_until_all_serve
 from tests.integration.test_cloud_links import DOWN, metric, until, url, write_link
 from tests.support.app import App, Received
 from tests.support.callback_app import INVOKE, CallbackApp
 from tests.support.line import Line, Mode
-from tests.support.sidecar import Sidecar
+from tests.support.resources import broker, component, write
+from tests.support.sidecar import Program, Sidecar, free_port, request
 
 pytestmark = pytest.mark.slow
 
@@ -75,7 +81,7 @@ def edge_of(
     pair: Pair, tmp_path: Path, routes: str, more: str = "", flags: Sequence[str] = (), **options: Any
 ) -> Iterator[Sidecar]:
     link = write_link(tmp_path / "resources", url(pair.line.port), url(pair.grpc_line.port), routes, more)
-    with Sidecar(tmp_path / "edge", *link, *flags, app_id="edge", **options) as node:
+    with Sidecar(tmp_path / "edge", *link, *flags, **{"app_id": "edge", **options}) as node:
         yield node
 
 
@@ -209,3 +215,214 @@ def test_a_grpc_app_decides(pair: Pair, tmp_path: Path) -> None:
     with CallbackApp({INVOKE: answer}) as app:
         with conflict_of(pair, tmp_path, "app", app_port=app.port, flags=["--app-protocol", "grpc"]) as edge:
             settled(pair, edge, {"count": 3})
+
+
+# --- seen and resolved ------------------------------------------------------------------------------------------------
+
+
+def test_a_loser_is_shown_and_restored(pair: Pair, tmp_path: Path) -> None:
+    # Command lines find sidecars by the app's id, whoever started them: this one is nobody else's.
+    app = f"edge-{pair.cloud.port}"
+    with conflict_of(pair, tmp_path, "remote-wins", app_id=app, environment=environment(tmp_path)) as edge:
+        settled(pair, edge, {"count": 7, "by": "ops"})
+        until(lambda: metric(edge, "edge_state_route_keys_total", action="conflicts"))
+        assert edge.http("GET", CONFLICTS).json()["stores"][0]["unresolved"] == 1
+        (entry,) = json.loads(ask(tmp_path, "conflicts", "list", "-a", app, "--json").stdout)["conflicts"]
+        shown = ask(tmp_path, "conflicts", "show", "-a", app, str(entry["id"])).stdout
+        assert '{"count": 2, "new": true}' in shown
+        assert "orders/1" in ask(tmp_path, "conflicts", "list", "-a", app).stdout
+        done = ask(tmp_path, "conflicts", "resolve", "-a", app, str(entry["id"]), "--use", "local")
+        assert "1 conflict resolved" in done.stdout, done
+        settled(pair, edge, {"count": 2, "new": True})
+        assert edge.http("GET", CONFLICTS).json()["stores"][0]["unresolved"] == 0
+        assert edge.http("GET", f"{CONFLICTS}/statestore/entries/99").status == 404
+        assert "No conflicts" in ask(tmp_path, "conflicts", "list", "-a", app).stdout
+        assert edge.stop() == 0
+    flags = ("--state-dir", str(tmp_path / "edge"), "--resolved", "--json")
+    (kept,) = json.loads(ask(tmp_path, "conflicts", "list", *flags).stdout)["conflicts"]
+    assert (kept["key"], kept["resolved"]) == (f"{app}||orders/1", True)
+    told = ask(tmp_path, "conflicts", "resolve", "-a", app, "--all")
+    assert (told.returncode, "start it first" in told.stdout + told.stderr) == (1, True)
+
+
+class Cloud:
+    """A sidecar in the cloud with a state store that refuses what `refuses` says, and has a stamp beside a key."""
+
+    def __init__(self) -> None:
+        self.items: dict[str, tuple[Any, str]] = {}
+        self.refuses: Callable[[str], bool] = lambda key: False
+        self.saves: list[str] = []
+        self._etags = 0
+        routes = {
+            "/v1.0/healthz/outbound": lambda came: (204, b""),
+            "/v1.0/state/statestore": self._save,
+            "/v1.0/state/statestore/bulk": self._bulk,
+        }
+        self.app = App(routes)
+
+    def put(self, key: str, value: Any) -> None:
+        self._etags += 1
+        self.items[key] = value, str(self._etags)
+
+    def _save(self, came: Received) -> tuple[int, Any]:
+        (item,) = came.json()
+        self.saves.append(item["key"])
+        if self.refuses(item["key"]):
+            return 400, {"errorCode": "ERR_STATE_SAVE", "message": "the key is not allowed"}
+        found = self.items.get(item["key"])
+        first = item.get("options", {}).get("concurrency") == "first-write"
+        if (found is None or found[1] != item["etag"]) if "etag" in item else (first and found is not None):
+            return 409, {"errorCode": "ERR_STATE_SAVE", "message": "etag mismatch"}
+        self.put(item["key"], item["value"])
+        return 204, b""
+
+    def _bulk(self, came: Received) -> tuple[int, Any]:
+        rows = []
+        for key in came.json()["keys"]:
+            value, etag = self.items.get(key, (None, None))
+            rows.append({"key": key, "data": value, "etag": etag} if etag else {"key": key})
+        return 200, rows
+
+
+def test_a_refused_key_stops_no_other_and_can_be_tried_again(tmp_path: Path) -> None:
+    cloud = Cloud()
+    cloud.refuses = lambda key: key == "orders/bad"
+    with cloud.app:
+        flags = write_link(tmp_path / "resources", url(cloud.app.port), routes=route())
+        with Sidecar(tmp_path / "edge", *flags, app_id="edge") as edge:
+            save(edge, "orders/bad", 1)
+            save(edge, "orders/good", 1)
+            until(lambda: "orders/good" in cloud.items)
+            until(lambda: metric(edge, "edge_state_route_refused_keys") == 1)
+            (refused,) = edge.http("GET", f"{CONFLICTS}/statestore/refused").json()["refused"]
+            assert refused["key"] == "orders/bad"
+            assert "the key is not allowed" in refused["reason"]
+            status = edge.http("GET", "/edge/v1/sync/cloud").json()["routes"][0]
+            assert (status["route"], status["name"], status["refused"]) == ("state", "statestore/edge||orders/*", 1)
+            assert "the key is not allowed" in status["lastError"]
+            assert cloud.saves.count("orders/bad") == 1
+            save(edge, "orders/bad", 2)
+            until(lambda: cloud.saves.count("orders/bad") == 2)
+            cloud.refuses = lambda key: False
+            until(lambda: metric(edge, "edge_state_route_refused_keys") == 1)
+            answer = edge.http("POST", f"{CONFLICTS}/statestore/retry", {"keys": ["orders/bad"]})
+            assert answer.json() == {"retried": 1}
+            until(lambda: cloud.items.get("orders/bad", (None,))[0] == 2)
+
+
+def test_a_stamp_of_next_year_is_not_believed(tmp_path: Path) -> None:
+    """Believed, it would win for a year against what is written later. Not believed, it counts as written when seen."""
+    cloud = Cloud()
+    with cloud.app:
+        flags = write_link(tmp_path / "resources", url(cloud.app.port), routes=route("conflict: last-writer"))
+        with Sidecar(tmp_path / "edge", *flags, app_id="edge") as edge:
+            save(edge, "orders/1", 1)
+            until(lambda: "orders/1~hlc" in cloud.items)
+            stamp = cloud.items["orders/1~hlc"][0]["at"]
+            ahead = f"{int(stamp[:12], 16) + 366 * 86_400_000:012x}{stamp[12:]}"
+            cloud.put("orders/1~hlc", {"of": digest(b"7").hex(), "at": ahead})
+            cloud.put("orders/1", 7)
+            until(lambda: load(edge, "orders/1") == 7)
+            save(edge, "orders/1", 8)
+            until(lambda: cloud.items["orders/1"][0] == 8)
+            until(lambda: cloud.items["orders/1~hlc"][0]["of"] == digest(b"8").hex())
+            assert cloud.items["orders/1~hlc"][0]["at"] < ahead
+
+
+# --- routes that come, go and meet ------------------------------------------------------------------------------------
+
+
+def test_a_reload_goes_on_with_the_new_policy(pair: Pair, tmp_path: Path) -> None:
+    with edge_of(pair, tmp_path, route()) as edge:
+        save(edge, "orders/1", 1)
+        until(lambda: load(pair.cloud, "orders/1") == 1)
+        pair.cut()
+        edge.wait_line(DOWN)
+        save(edge, "orders/1", 2)
+        save(pair.cloud, "orders/1", 3)
+        write_link(tmp_path / "resources", url(pair.line.port), url(pair.grpc_line.port), route("conflict: local-wins"))
+        edge.signal(signal.SIGHUP)
+        until(lambda: edge.said.count("dapr initialized") == 2)
+        pair.mend()
+        settled(pair, edge, 2)
+        (tmp_path / "resources" / "link.yaml").unlink()
+        edge.signal(signal.SIGHUP)
+        until(lambda: edge.said.count("dapr initialized") == 3)
+        save(edge, "orders/1", 4)
+        write_link(tmp_path / "resources", url(pair.line.port), url(pair.grpc_line.port), route())
+        edge.signal(signal.SIGHUP)
+        settled(pair, edge, 4)
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["own-keys", "shared-keys"])
+def test_two_apps_follow_their_keys_over_one_link(pair: Pair, tmp_path: Path, shared: bool) -> None:
+    remote_keys = "orders/*" if shared else "{appID}/orders/*"
+    write_link(tmp_path / "resources", url(pair.line.port), routes=route(f"remoteKeys: '{remote_keys}'"))
+    store = {"connectionString": str(tmp_path / "shared.db"), "keyPrefix": "name" if shared else "appid"}
+    write(tmp_path / "resources", "store.yaml", component("statestore", "state.sqlite", store), broker())
+    ports = {"one": free_port(), "two": free_port()}
+    path = template(tmp_path, ports, {})
+    document = json.loads(path.read_text())
+    document["common"] = {"resourcesPath": str(tmp_path / "resources")}
+    path.write_text(json.dumps(document))
+    flags = ["--no-attach", "--state-dir", str(tmp_path / "state"), "-f", str(path)]
+    with Program([sys.executable, "-m", "edge_runtime", "run", *flags]) as program:
+        wait_until_all_serve(program, ports)
+        for name, port in ports.items():
+            assert request(port, "POST", STORE, [{"key": "orders/1", "value": name}]).status == 204
+        if shared:
+            until(lambda: load(pair.cloud, "orders/1") == "two")
+        else:
+            until(lambda: load(pair.cloud, "one/orders/1") == "one")
+            until(lambda: load(pair.cloud, "two/orders/1") == "two")
+        assert request(ports["one"], "POST", "/v1.0/shutdown").status == 204
+        key = "orders/1" if shared else "two/orders/1"
+        save(pair.cloud, key, "from above")
+        until(lambda: request(ports["two"], "GET", f"{STORE}/orders%2F1").json() == "from above")
+        assert program.stop() == 0
+
+
+def test_routes_that_cannot_be_are_left_out_and_said(pair: Pair, tmp_path: Path) -> None:
+    routes = (
+        "{state: [{store: statestore, keys: 'a/*', poll: 300ms}, {store: statestore, keys: a/1},"
+        " {store: missing, keys: b}, {store: volatile, keys: c}, {store: sealed, keys: d}]}"
+    )
+    key: dict[str, Any] = {"primaryEncryptionKey": {"secretKeyRef": {"name": "key", "key": "key"}}}
+    documents = [
+        component("statestore", "state.sqlite", {"connectionString": str(tmp_path / "state.db")}),
+        component("volatile", "state.in-memory"),
+        component("secretstore", "secretstores.local.env", {"prefix": "EDGE_SECRET_"}),
+        component(
+            "sealed",
+            "state.sqlite",
+            {"connectionString": str(tmp_path / "sealed.db"), **key},
+            auth={"secretStore": "secretstore"},
+        ),
+        broker(),
+    ]
+    write(tmp_path / "resources", "components.yaml", *documents)
+    with edge_of(pair, tmp_path, routes, environment={"EDGE_SECRET_key": "ab" * 32}) as edge:
+        assert "routes.state[1] (statestore, a/1): left out, as its keys overlap with those of app edge" in edge.said
+        assert "routes.state[2] (missing, b): left out: this app has no state store 'missing'" in edge.said
+        assert "routes.state[3] (volatile, c): left out: 'volatile' is a state.in-memory" in edge.said
+        assert "routes.state[4] (sealed, d): left out: the values of 'sealed' are encrypted" in edge.said
+        save(edge, "a/1", 1)
+        until(lambda: load(pair.cloud, "a/1") == 1)
+
+
+def test_only_documented_calls_cross(pair: Pair, tmp_path: Path) -> None:
+    more = "conflict: last-writer, changeTopic: {pubsub: pubsub, topic: changes}"
+    with edge_of(pair, tmp_path, route(more)) as edge:
+        save(edge, "orders/1", 1)
+        until(lambda: load(pair.cloud, "orders/1") == 1)
+        remove(edge, "orders/1")
+        until(lambda: load(pair.cloud, "orders/1") is None)
+        until(pair.grpc_line.rpcs)
+        assert edge.stop() == 0
+    assert set(pair.grpc_line.rpcs()) == {"/dapr.proto.runtime.v1.Dapr/SubscribeTopicEventsAlpha1"}
+    assert set(pair.line.requests()) == {
+        "GET /v1.0/healthz/outbound",
+        "POST /v1.0/state/statestore",
+        "POST /v1.0/state/statestore/bulk",
+        "DELETE /v1.0/state/statestore/orders%2F1?concurrency=first-write",
+    }
