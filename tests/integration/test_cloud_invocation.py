@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -19,9 +20,9 @@ from edge_runtime.proto.dapr.proto.common.v1.common_pb2 import InvokeRequest, In
 from tests.integration.test_cloud_links import DOWN, UP, metric, until, url, write_link
 from tests.integration.test_grpc_invoke import invoke, pairs
 from tests.support.app import App, Received
-from tests.support.drivers import python
+from tests.support.drivers import javascript, python
 from tests.support.grpc_app import UNLIMITED, GrpcApp
-from tests.support.line import Line, Mode
+from tests.support.line import Line, Mode, end
 from tests.support.sidecar import WAIT_S, Program, Sidecar, free_port
 
 pytestmark = pytest.mark.slow
@@ -40,6 +41,10 @@ def say_status(came: Received) -> tuple[int, Any]:
     return int(came.path.rpartition("/")[2]), b"as the app says"
 
 
+def echo(came: Received) -> tuple[int, Any]:
+    return 200, {"verb": came.method, "query": came.path, "sent": json.loads(came.body) if came.body else None}
+
+
 def billing() -> App:
     statuses = (201, 302, 400, 401, 404, 418, 500, 502, 503)
     return App(
@@ -47,6 +52,8 @@ def billing() -> App:
             "/do/it": show,
             "/a%20b": show,
             "/": show,
+            "/echo": echo,
+            "/deep/er/echo": echo,
             "/token": lambda came: (401, b"invalid api token"),
             **{f"/status/{status}": say_status for status in statuses},
         }
@@ -296,6 +303,95 @@ def test_the_official_sdk_calls_both(cloud: Cloud) -> None:
     assert said["grpc"] == "hello"
     assert said["web"] == {"verb": "PUT", "path": "/do/it?a=1"}
     assert said["http"] == {"verb": "POST", "path": "/do/it"}
+
+
+def test_the_official_javascript_sdk_calls_too(cloud: Cloud) -> None:
+    with javascript("invoke.mjs", cloud.edge.port, TARGET="billing") as program:
+        said = program.results()
+    for verb in ("GET", "DELETE", "POST", "PUT", "PATCH"):
+        assert (said[verb]["verb"], said[verb]["query"]) == (verb, "/echo?a=1&b=two%20words")
+    assert (said["deep"]["verb"], said["deep"]["sent"]) == ("PUT", [1, 2])
+    assert (said["long"], said["many"], said["absent"]) == (True, True, 404)
+    assert [said[f"status {status}"]["status"] for status in (404, 418, 500, 503)] == [404, 418, 500, 503]
+
+
+class Talker:
+    """An app that answers while it is still asked: it takes a chunk, says one, takes the rest, says the last."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(WAIT_S)
+        self.port: int = self._listener.getsockname()[1]
+        self.go_on = threading.Event()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection = self._listener.accept()[0]
+            except OSError:
+                return
+            threading.Thread(target=self._talk, args=(connection,), daemon=True).start()
+
+    def _talk(self, connection: socket.socket) -> None:
+        with connection:
+            if not read_until(connection, b"one").startswith(b"POST /talk"):
+                return  # who only looks whether the app is there
+            connection.sendall(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n")
+            if self.go_on.wait(WAIT_S):
+                read_until(connection, b"two")
+                connection.sendall(b"4\r\nlast\r\n0\r\n\r\n")
+
+    def __enter__(self) -> Talker:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        end((self._listener,))
+
+
+def read_until(connection: socket.socket, end: bytes) -> bytes:
+    """What comes, up to these bytes, or to the end, of whatever kind it is."""
+    found = b""
+    try:
+        while end not in found and (piece := connection.recv(65536)):
+            found += piece
+    except ConnectionResetError:
+        pass
+    return found
+
+
+@contextmanager
+def talking(place: Path) -> Iterator[tuple[Talker, Line, Sidecar, socket.socket]]:
+    """The beginning of such a talk over a link, as a client of the node here has it."""
+    with ExitStack() as stack:
+        app = stack.enter_context(Talker())
+        flags = ["--disable-init-endpoints", "config,subscribe"]
+        cloud = stack.enter_context(Sidecar(place / "cloud", *flags, app_id="billing", app_port=app.port))
+        line = stack.enter_context(Line(cloud.port))
+        flags = write_link(place / "resources", url(line.port), routes=ROUTES)
+        edge = stack.enter_context(Sidecar(place / "edge", *flags, app_id="edge"))
+        until(lambda: UP in edge.said)
+        client = stack.enter_context(socket.create_connection(("127.0.0.1", edge.port), WAIT_S))
+        head = b"POST /v1.0/invoke/billing/method/talk HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+        client.sendall(head + b"3\r\none\r\n")
+        assert read_until(client, b"first").startswith(b"HTTP/1.1 200")
+        yield app, line, edge, client
+
+
+def test_both_sides_speak_at_the_same_time(tmp_path: Path) -> None:
+    with talking(tmp_path) as (app, _, _, client):
+        app.go_on.set()
+        client.sendall(b"3\r\ntwo\r\n0\r\n\r\n")
+        assert b"last" in read_until(client, b"0\r\n\r\n")
+
+
+def test_an_answer_that_a_cut_breaks_off_does_not_look_whole(tmp_path: Path) -> None:
+    with talking(tmp_path) as (_, line, edge, client):
+        line.cut(Mode.REFUSE)
+        rest = read_until(client, b"never")
+        assert b"0\r\n\r\n" not in rest
+        answer = edge.http("GET", "/v1.0/invoke/billing/method/x")
+        assert (answer.status, b"link cloud" in answer.body) == (500, True)
 
 
 @pytest.mark.parametrize("mode", [Mode.REFUSE, Mode.HOLE])
