@@ -15,14 +15,14 @@ import pytest
 
 from edge_runtime.proto.dapr.proto.runtime.v1.binding_pb2 import InvokeBindingRequest
 from edge_runtime.receiver import Receiver, identity_of_headers
-from tests.integration.cli import ask
+from tests.integration.cli import Run, ask
 from tests.integration.test_cloud_links import DOWN, UP, metric, until, url, write_link
 from tests.integration.test_grpc_invoke import invoke, pairs
 from tests.support.app import App, Received
 from tests.support.drivers import component
 from tests.support.grpc_client import DaprClient
 from tests.support.line import Line, Mode
-from tests.support.sidecar import Answer, Sidecar
+from tests.support.sidecar import Answer, Sidecar, free_port, request
 
 pytestmark = pytest.mark.slow
 
@@ -302,6 +302,28 @@ def test_the_command_line_shows_calls(tmp_path: Path) -> None:
         assert (missing.returncode, "there is no call" in missing.stdout + missing.stderr) == (1, True)
 
 
+def test_the_command_line_asks_the_sidecar_too(tmp_path: Path) -> None:
+    port = free_port()
+    write_link(tmp_path / "resources", "http://127.0.0.1:9", routes="{invocation: [{appID: billing, queued: true}]}")
+    words = ("run", "-a", "calls-app", "-H", str(port), "--resources-path", str(tmp_path / "resources"))
+    with Run(tmp_path, *words) as node:
+        node.wait_line("You're up and running!")
+        answer = request(port, "POST", "/v1.0/invoke/billing/method/x", b"", QUEUE)
+        assert answer.status == 202
+        asked = ask(tmp_path, "invocations", "list", "-a", "calls-app", "--json")
+        (row,) = json.loads(asked.stdout)["invocations"]
+        assert (row["id"], row["state"], row["caller"]) == (answer.json()["id"], "waiting", "calls-app")
+        shown = ask(tmp_path, "invocations", "show", row["id"], "-a", "calls-app")
+        assert json.loads(shown.stdout)["path"] == "/x"
+        dropped = ask(tmp_path, "outbox", "drop", "-a", "calls-app", "link/cloud/invoke/billing", row["id"])
+        assert dropped.returncode == 0
+        shown = ask(tmp_path, "invocations", "show", row["id"], "-a", "calls-app", "--json")
+        assert (json.loads(shown.stdout)["state"], json.loads(shown.stdout)["reason"]) == ("dropped", "discarded")
+        missing = ask(tmp_path, "invocations", "show", "no-1-2", "-a", "calls-app", "--json")
+        assert (missing.returncode, "there is no call" in json.loads(missing.stdout)["error"]) == (1, True)
+        assert ask(tmp_path, "invocations", "list", "--state", "lost").returncode == 255
+
+
 # --- bindings ---------------------------------------------------------------------------------------------------------
 
 
@@ -350,6 +372,13 @@ def test_a_queued_binding_waits_its_turn(tmp_path: Path) -> None:
         row = ended(edge, ids[-1])
         assert (row["state"], row["answer"]["status"]) == ("done", 200)
         assert (tmp_path / "files" / "f").read_bytes() == b'{"n":4}'
+        (link,) = edge.http("GET", "/edge/v1/sync").json()["links"]
+        shown = {(route["route"], route["name"]): route for route in link["routes"]}
+        assert shown.keys() == {
+            ("invocation", "billing"), ("invocation", "direct"), ("bindings", "mail"), ("bindings", "now"),
+            ("bindings", "lost"),
+        }  # fmt: skip
+        assert (shown["bindings", "mail"]["to"], shown["bindings", "mail"]["deadLetters"]) == ("files", 0)
         routes = edge.http("GET", "/edge/v1/outbox").json()["routes"]
         assert {route["route"] for route in routes} == {"link/cloud/invoke/billing", "link/cloud/binding/mail"}
 
