@@ -27,7 +27,8 @@ from edge_runtime.proto.dapr.proto.runtime.v1.configuration_pb2 import (
     SubscribeConfigurationRequest,
     SubscribeConfigurationResponse,
 )
-from edge_runtime.sync.link import Link, segment
+from edge_runtime.sync.link import Link
+from edge_runtime.sync.link_answers import segment
 
 logger: Final = logging.getLogger("dapr.runtime.link")
 

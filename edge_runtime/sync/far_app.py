@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from edge_runtime.model.errors import DriverError
 from edge_runtime.model.http import Header, Request, Response
-from edge_runtime.sync.link import Link, segment
+from edge_runtime.sync.link import Link
+from edge_runtime.sync.link_answers import segment
 
 if TYPE_CHECKING:
     from edge_runtime.net.grpc.client import Reply

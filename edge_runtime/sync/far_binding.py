@@ -15,7 +15,8 @@ import trio
 from edge_runtime.model.errors import BadMetadata, BindingFailed, BodyTooLarge, DriverError
 from edge_runtime.model.http import Body, Request, Response
 from edge_runtime.model.ports import BindingResponse, Entry
-from edge_runtime.sync.link import Link, Refused, segment
+from edge_runtime.sync.link import Link
+from edge_runtime.sync.link_answers import Refused, segment
 from edge_runtime.sync.outbox_route import OutboxRoute, time_left_s
 from edge_runtime.sync.queued_calls import call_id, excerpt, is_page
 from edge_runtime.sync.topics_up import identity_attributes

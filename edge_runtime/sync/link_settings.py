@@ -43,6 +43,7 @@ class LinkLimits(NamedTuple):
     probe_timeout_s: float = 5.0
     reach_timeout_s: float = 0.8
     first_backoff_s: float = 0.25
+    pause_most_s: float = 60.0
     probe_least_s: float = 0.5
     outside_window_s: float = 600.0
     answer_bytes_max: int = 16 * 2**20

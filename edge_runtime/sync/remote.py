@@ -9,7 +9,8 @@ from typing import Any, Final
 import msgspec
 
 from edge_runtime.model.errors import DriverError, EtagInvalid, EtagMismatch
-from edge_runtime.sync.link import Link, Refused, segment
+from edge_runtime.sync.link import Link
+from edge_runtime.sync.link_answers import Refused, segment
 
 JSON: Final = ((b"content-type", b"application/json"),)
 _BULK_KEYS_MAX: Final = 100

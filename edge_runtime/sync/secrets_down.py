@@ -22,7 +22,8 @@ from edge_runtime.config.links import SecretsRoute
 from edge_runtime.config.values import format_go_duration
 from edge_runtime.model.errors import DriverError, Unreachable
 from edge_runtime.store.sealed_secrets import ALL, Damaged, Kept, SealedSecrets, Secret, Values
-from edge_runtime.sync.link import Answer, Failed, Link, Refused, segment
+from edge_runtime.sync.link import Link
+from edge_runtime.sync.link_answers import Answer, Failed, Refused, segment
 
 logger: Final = logging.getLogger("dapr.runtime.link")
 

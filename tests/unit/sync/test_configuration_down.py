@@ -21,7 +21,7 @@ from edge_runtime.proto.dapr.proto.runtime.v1.configuration_pb2 import (
 )
 from edge_runtime.sync import configuration_down
 from edge_runtime.sync.configuration_down import LOOK_S, PATH, ConfigurationDownRoute
-from edge_runtime.sync.link import Answer
+from edge_runtime.sync.link_answers import Answer
 
 Item = ConfigurationItem
 

@@ -16,8 +16,9 @@ from edge_runtime.config.links import CloudLink, Window
 from edge_runtime.model.errors import DriverError, EtagInvalid, EtagMismatch, Unreachable
 from edge_runtime.model.ports import Backoff
 from edge_runtime.observability.metrics import Metrics, render
-from edge_runtime.sync.link import Answer as LinkAnswer
-from edge_runtime.sync.link import Failed, Link, Refused
+from edge_runtime.sync.link import Link
+from edge_runtime.sync.link_answers import Answer as LinkAnswer
+from edge_runtime.sync.link_answers import Failed, Refused
 from edge_runtime.sync.link_settings import Clocks, LinkLimits, LinkMetrics, LinkSettings
 from edge_runtime.sync.remote import RemoteSidecar
 from tests.brokers import until
@@ -353,7 +354,7 @@ def news(monkeypatch: pytest.MonkeyPatch) -> News:
     async def open_news() -> AsyncIterator[News]:
         yield told
 
-    monkeypatch.setattr("edge_runtime.sync.link.open_route_changes", open_news)
+    monkeypatch.setattr("edge_runtime.sync.link_keeper.open_route_changes", open_news)
     return told
 
 

@@ -13,7 +13,7 @@ from edge_runtime.model.errors import BadMetadata, DriverError, StoreUnavailable
 from edge_runtime.model.http import Body, Request, Response
 from edge_runtime.model.ports import Entry, EntryId
 from edge_runtime.sync.far_binding import FarBinding, QueuedBinding, is_exact_json
-from edge_runtime.sync.link import Refused
+from edge_runtime.sync.link_answers import Refused
 from edge_runtime.sync.outbox_route import Expired
 from edge_runtime.sync.queued_calls import Denied, QueuedCalls
 

@@ -16,7 +16,7 @@ from edge_runtime.model.errors import DriverError, Unreachable
 from edge_runtime.security.secret_box import SecretBox
 from edge_runtime.store.database import open_databases
 from edge_runtime.store.sealed_secrets import Clocks, SealedSecrets, Secret, open_sealed_secrets
-from edge_runtime.sync.link import Answer, Failed, Refused
+from edge_runtime.sync.link_answers import Answer, Failed, Refused
 from edge_runtime.sync.link_settings import LinkState
 from edge_runtime.sync.secrets_down import FRESH_S, LinkedSecrets, SecretGone
 
