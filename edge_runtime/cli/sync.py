@@ -39,7 +39,7 @@ _LINKS: Final = ("LINK", "STATE", "SINCE", "LAST CONTACT", "WAITS", "BYTES", "DE
 _ROUTES: Final = ("LINK", "ROUTE", "NAME", "WAITS", "BYTES", "OLDEST", "DEAD", "DROPPED", "LAST ERROR", "MORE")
 _STEPS: Final = ("LINK", "ROUTE", "NAME", "ENTRIES", "BYTES", "MORE")
 _WAITS: Final = ("entries", "bytes", "oldestAgeSeconds", "deadLetters", "dropped")
-_SHOWN: Final = ("route", "name", *_WAITS, "lastError", "keys")
+_SHOWN: Final = ("route", "name", *_WAITS, "lastError", "steps")
 _PLACE: Final = "/edge/v1/sync"
 
 
@@ -187,7 +187,7 @@ def _show_dry_run(links: Sequence[dict[str, Any]]) -> None:
     print(table(_STEPS, rows) if rows else "", end="")
     for link in links:
         for route in link["routes"]:
-            for step in route.get("keys", ()):
+            for step in route.get("steps", ()):
                 words = (step["key"], step["action"], step["outcome"])
                 print(f"{link['link']}  {route['name']}  {' '.join(word for word in words if word)}")
 

@@ -139,7 +139,7 @@ def test_state_routes_are_seen_and_planned(tmp_path: Path) -> None:
             assert (route["route"], route["pending"], route["refused"], route["conflicts"]) == ("state", 1, 0, 0)
             (planned,) = edge.http("GET", "/edge/v1/sync/cloud/dry-run").json()["routes"]
             assert planned["pending"] == 1
-            assert planned["keys"][0]["key"].endswith("orders/1")
+            assert planned["steps"][0]["key"].endswith("orders/1")
             assert edge.http("POST", "/edge/v1/sync/cloud/resume", b"").status == 200
             until(lambda: edge.http("GET", "/edge/v1/sync/cloud").json()["routes"][0]["pending"] == 0)
             assert edge.http("GET", "/edge/v1/sync/cloud").json()["routes"][0]["saved"] == 1

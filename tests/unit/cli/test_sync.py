@@ -138,7 +138,7 @@ def test_links_and_routes_are_tables(sidecar: Sidecar, capsys: pytest.CaptureFix
 
 
 def test_a_dry_run_names_steps(sidecar: Sidecar, capsys: pytest.CaptureFixture[str]) -> None:
-    state = {"route": "state", "name": "orders/*", "keys": [{"key": "orders/1", "action": "save", "outcome": ""}]}
+    state = {"route": "state", "name": "orders/*", "steps": [{"key": "orders/1", "action": "save", "outcome": ""}]}
     found = {"entries": 3, "bytesEstimated": 999, "secondsEstimated": 90.0, "daysEstimated": 2, "routes": [state]}
     sidecar.answers["/edge/v1/sync/cloud/dry-run"] = Answer(200, "OK", json.dumps(LINK | found).encode())
     assert main(["sync", "dry-run", "-a", "shop"]) == 0
