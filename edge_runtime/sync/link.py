@@ -7,6 +7,7 @@ the link goes down; a call that fails is a reason to ask whether it has.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -16,7 +17,8 @@ import trio
 
 from edge_runtime.model.errors import DriverError, Overloaded, Unreachable
 from edge_runtime.model.http import Body, Header, Request, Response
-from edge_runtime.net.connections import Origin
+from edge_runtime.net.connections import ConnectFailed, Origin
+from edge_runtime.net.http_client import ExchangeFailed
 from edge_runtime.sync.link_answers import (
     Answer,
     Failed,
@@ -184,12 +186,13 @@ class Link(KeptLink):
 
     # --- calls of apps, whose answers are theirs to judge -----------------------------------------------------------
 
-    async def pass_on(self, request: Request) -> Response:
+    async def pass_on(self, request: Request, limit_s: float = math.inf) -> Response:
         """The answer, whatever its status; its body must be read or closed. Bodies cross in pieces, both ways.
 
         `request.target` begins with the version of the API. Raises `Unreachable` at once while the link is away;
         `DriverError` when this call alone got no answer. An answer never takes the link down: only the sidecar's own
-        words that it does not know the token do, once it has been asked about that.
+        words that it does not know the token do, once it has been asked about that. `limit_s` is for the head of the
+        answer, from when the call goes out.
         """
         self._must_be_up()
         headers = (*self._ends.headers, *request.headers)
@@ -199,7 +202,7 @@ class Link(KeptLink):
         self._take_place()
         try:
             async with self._calling(size, "invocation") as session:
-                response = await self._passed_on(session, sent)
+                response = await self._passed_on(session, sent, limit_s)
                 self._hear(session)
                 if says_token_refused(response):
                     await self._probe_token(session)
@@ -235,22 +238,24 @@ class Link(KeptLink):
     def _give_place_back(self) -> None:
         self._places_taken -= 1
 
-    async def _passed_on(self, session: Session, request: Request) -> Response:
+    async def _passed_on(self, session: Session, request: Request, limit_s: float) -> Response:
         """The head of the answer, however long the app takes for it, as long as the sidecar is there."""
-        failure: Exception | None = None
+        failure: Exception = DriverError(f"link {self.name}: no answer within {limit_s:g} s")
+        response: Response | None = None
         since = trio.current_time()
         async with trio.open_nursery() as nursery:
+            nursery.cancel_scope.deadline = since + limit_s
             nursery.start_soon(self._doubt_at_times, session)
             try:
                 response = await session.passing.send(self._ends.http.origin, request)
             except Exception as error:
                 failure = error  # raised behind the nursery, which would wrap it
             nursery.cancel_scope.cancel()
-        if isinstance(failure, DriverError):
+        if response is not None:
+            return response
+        if isinstance(failure, ConnectFailed | ExchangeFailed):
             await self._suspect(session, since, str(failure), failure)
-        if failure is not None:
-            raise failure
-        return response
+        raise failure
 
     async def _doubt_at_times(self, session: Session) -> None:
         while True:
@@ -262,10 +267,19 @@ class Link(KeptLink):
         self, path: str, request: Message, reply_type: type[M], metadata: Sequence[tuple[str, str | bytes]]
     ) -> Reply[M]:
         """A unary gRPC call that an app has made. Raises `RpcError` for what the other side says."""
-        from edge_runtime.net.grpc.client import RpcError
-
         self._must_be_up()
         data = request.SerializeToString()
+        self._take_place()
+        try:
+            return await self._rpc(path, data, reply_type, metadata)
+        finally:
+            self._give_place_back()
+
+    async def _rpc(
+        self, path: str, data: bytes, reply_type: type[M], metadata: Sequence[tuple[str, str | bytes]]
+    ) -> Reply[M]:
+        from edge_runtime.net.grpc.client import RpcError
+
         async with self._calling(len(data) + len(path), "invocation") as session:
             since = trio.current_time()
             client = await self._rpcs(session)

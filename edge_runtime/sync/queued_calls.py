@@ -22,6 +22,7 @@ from edge_runtime.sync.outbox_route import OutboxRoute, time_left_s
 
 # So long an app may take for a call that waited; then it is tried again.
 ANSWER_LIMIT_S: Final = 60.0
+SLOWEST_BYTES_PER_S: Final = 1000.0
 BODY_BYTES_MAX: Final = 16 * 2**20
 _LATER: Final = (408, 425, 429)
 _SUSPICIOUS: Final = (407, 502, 503, 504)
@@ -72,13 +73,15 @@ class QueuedCalls(OutboxRoute):
             time_left_s(payload["ttl"], f"{payload['ttl']:g} s", entry, self._now())
         headers = [(bytes(name), bytes(value)) for name, value in payload["headers"]]
         request = Request(payload["method"], payload["path"], [*headers, *identity(entry.id)], Body(payload["body"]))
-        with trio.move_on_after(ANSWER_LIMIT_S):
-            response = await self._link.pass_on(far_request(payload["app"], request))
+        limit_s = answer_limit_s(len(payload["body"]))
+        response = await self._link.pass_on(far_request(payload["app"], request), limit_s)
+        with trio.move_on_after(ANSWER_LIMIT_S) as late:
             answer = await kept_answer(response, self._answer_bytes_max)
-            await self._judge(response, answer)
-            said = {name: payload[name] for name in ("caller", "app", "method", "path")}
-            return {**said, "enqueued": entry.enqueued_at, "answer": answer}
-        raise DriverError(f"link {self._link.name}: the app did not answer within {ANSWER_LIMIT_S:g} s")
+        if late.cancelled_caught:
+            raise DriverError(f"link {self._link.name}: the answer did not come to its end within {ANSWER_LIMIT_S:g} s")
+        await self._judge(response, answer)
+        said = {name: payload[name] for name in ("caller", "app", "method", "path")}
+        return {**said, "enqueued": entry.enqueued_at, "answer": answer}
 
     async def _judge(self, response: Response, answer: Mapping[str, Any]) -> None:
         """Raises unless it is the call's outcome."""
@@ -90,6 +93,11 @@ class QueuedCalls(OutboxRoute):
             raise (Denied if status == 403 else DriverError)(text, code=status)
         if status >= 500 or status in _LATER or status == 407:
             raise DriverError(text, code=status)
+
+
+def answer_limit_s(body_bytes: int) -> float:
+    """How long an answer may take to begin, with the time that a slow line needs for the call itself."""
+    return ANSWER_LIMIT_S + body_bytes / SLOWEST_BYTES_PER_S
 
 
 def call_id(entry: EntryId) -> str:

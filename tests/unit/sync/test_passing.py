@@ -14,6 +14,7 @@ from edge_runtime.observability.metrics import render
 from edge_runtime.sync.far_app import far_request
 from edge_runtime.sync.passing import PacedBody, PassedAnswer
 from tests.brokers import until
+from tests.unit.blocks.invoke.test_invoker import Chunked
 from tests.unit.sync.test_link import HEALTH, open_link
 
 CALL = b"/base/v1.0/invoke/a/method/x"
@@ -87,6 +88,15 @@ async def test_an_app_may_take_its_time_while_the_sidecar_is_there() -> None:
             await trio.sleep_forever()
 
 
+async def test_an_answer_may_have_a_time_limit() -> None:
+    async with open_link({CALL: None}) as opened:
+        await opened.state("up")
+        with pytest.raises(DriverError, match=r"link cloud: no answer within 0\.05 s") as caught:
+            await opened.link.pass_on(request(), 0.05)
+        assert not isinstance(caught.value, Unreachable)
+        assert opened.link.state.up
+
+
 async def test_calls_beyond_the_limit_are_refused() -> None:
     async with open_link({CALL: (200, b"x" * 100_000)}) as opened:
         await opened.state("up")
@@ -103,15 +113,7 @@ async def test_calls_beyond_the_limit_are_refused() -> None:
 
 
 async def test_a_broken_upload_is_the_caller_s_error() -> None:
-    class Broken(Body):
-        @property
-        def length(self) -> int | None:
-            return None
-
-        @property
-        def buffered(self) -> bool:
-            return False
-
+    class Broken(Chunked):
         async def chunks(self) -> AsyncIterator[bytes]:
             yield b"x"
             raise KeyError("gone")

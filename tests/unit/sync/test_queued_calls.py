@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -25,20 +26,18 @@ class FarLink:
 
     name = "cloud"
 
-    def __init__(self, *answers: Response | None, grpc: str = "") -> None:
+    def __init__(self, *answers: Response, grpc: str = "") -> None:
         self.answers = list(answers)
         self.sent: list[Request] = []
+        self.limits: list[float] = []
         self.confirmed = 0
         self.gone = False
         self.settings: Any = type("Settings", (), {"resource": type("Resource", (), {"grpc": grpc})})
 
-    async def pass_on(self, request: Request) -> Response:
+    async def pass_on(self, request: Request, limit_s: float = math.inf) -> Response:
         self.sent.append(request)
-        answer = self.answers.pop(0)
-        if answer is None:
-            await trio.sleep_forever()
-        assert answer is not None
-        return answer
+        self.limits.append(limit_s)
+        return self.answers.pop(0)
 
     async def confirm(self) -> None:
         self.confirmed += 1
@@ -162,9 +161,20 @@ async def test_time_passes_while_it_waits() -> None:
     await calls(link, 1004.0).send(entry({**PAYLOAD, "ttl": 5.0}))
 
 
-async def test_no_answer_is_not_waited_for_without_end(autojump_clock: object) -> None:
-    with pytest.raises(DriverError, match="did not answer within 60 s"):
-        await calls(FarLink(None)).send(entry(PAYLOAD))
+async def test_an_answer_is_not_waited_for_without_end(autojump_clock: object) -> None:
+    class Hanging(Body):
+        @property
+        def buffered(self) -> bool:
+            return False
+
+        async def chunks(self) -> AsyncIterator[bytes]:
+            yield b"a"
+            await trio.sleep_forever()
+
+    link = FarLink(Response(200, (), Hanging()))
+    with pytest.raises(DriverError, match="did not come to its end within 60 s"):
+        await calls(link).send(entry({**PAYLOAD, "body": b"x" * 30_000}))
+    assert link.limits == [90.0]
 
 
 # --- bindings ---------------------------------------------------------------------------------------------------------
