@@ -123,10 +123,11 @@ class SharedLink:
                         begun = True
                     await trio.sleep_forever()
             except Exception as error:  # each route for itself, whatever it is
-                up.fault = str(error) if isinstance(error, DriverError) else describe(error)
-                unexpected = None if isinstance(error, DriverError) else error
-                text = "cloud link %s: %s cannot be opened, what it is given is refused: %s; tried again in %.0f s"
-                logger.error(text, self.link.name, settings.name, up.fault, pause_s, exc_info=unexpected)
+                known, up.fault = up.fault, str(error) if isinstance(error, DriverError) else describe(error)
+                if up.fault != known:  # a full disk is met again and again
+                    unexpected = None if isinstance(error, DriverError) else error
+                    text = "cloud link %s: %s cannot be opened, what it is given is refused: %s; tried again"
+                    logger.error(text, self.link.name, settings.name, up.fault, exc_info=unexpected)
             finally:
                 up.route = None
             if not begun:

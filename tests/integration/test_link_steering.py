@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import pytest
 from tests.integration.cli import Run, ask
 from tests.integration.test_cloud_links import HEALTHY, OUT, publish, subscriber, until, url, write_link
 from tests.support.app import App
+from tests.support.namespace import need_namespaces
 from tests.support.resources import component, write
 from tests.support.sidecar import Answer, Sidecar, free_port, request
 
@@ -144,3 +148,32 @@ def test_state_routes_are_seen_and_planned(tmp_path: Path) -> None:
             until(lambda: edge.http("GET", "/edge/v1/sync/cloud").json()["routes"][0]["pending"] == 0)
             assert edge.http("GET", "/edge/v1/sync/cloud").json()["routes"][0]["saved"] == 1
             assert edge.stop() == 0
+
+
+def test_a_full_disk_ends_neither_link_nor_node(tmp_path: Path, cloud: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk of its own, so small that it can be filled, and a link that comes while it is full."""
+    need_namespaces()
+    state, resources, wrapper = (tmp_path / name for name in ("edge", "resources", "python"))
+    state.mkdir()
+    resources.mkdir()
+    script = f'mount -t tmpfs -o size=1500k tmpfs {state} && exec {sys.executable} "$@"'
+    wrapper.write_text(f"#!/bin/sh\nexec unshare --mount sh -c '{script}' sh \"$@\"\n")
+    wrapper.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(wrapper))
+    with Sidecar(state, "--resources-path", str(resources)) as edge:
+        filler = Path(f"/proc/{edge.pid}/root{state}/filler")
+        with filler.open("wb", 0) as file, suppress(OSError):
+            while True:
+                file.write(b"x" * 4096)
+        write_link(resources, url(cloud.port))
+        edge.signal(signal.SIGHUP)
+        until(lambda: edge.said.count("dapr initialized") == 2)
+        answer = edge.http("POST", "/v1.0/publish/pubsub/orders", "refused")
+        assert (answer.status, b"the disk is full" in answer.body) == (500, True)
+        (route,) = edge.http("GET", "/edge/v1/sync/cloud").json()["routes"]
+        assert "the disk is full" in route["lastError"]
+        filler.unlink()
+        until(lambda: edge.http("POST", "/v1.0/publish/pubsub/orders", "kept").status == 204)
+        until(lambda: published(cloud) == ["kept"])
+        assert edge.said.count("cannot be opened, what it is given is refused") == 1
+        assert edge.stop() == 0
