@@ -8,7 +8,8 @@ from typing import Any, Final
 
 import msgspec
 
-from edge_runtime.model.errors import DriverError, EtagInvalid, EtagMismatch
+from edge_runtime.model.errors import BadMetadata, DriverError, EtagInvalid, EtagMismatch, Unreachable
+from edge_runtime.sync.ask_app import is_json
 from edge_runtime.sync.link import Link
 from edge_runtime.sync.link_answers import Refused, segment
 
@@ -35,7 +36,7 @@ class RemoteSidecar:
         await self._link.call("POST", path, data, query=query, headers=headers, kind="topics-up", bodiless=True)
 
     async def bulk_get(self, store: str, keys: Sequence[str]) -> Mapping[str, Found]:
-        """Value (JSON text) and etag of each key; None for one that is not there; an error for one that has one."""
+        """Value and etag of each key; None for one that is not there; an error for one that nothing is known of."""
         found: dict[str, Found] = {}
         for start in range(0, len(keys), _BULK_KEYS_MAX):
             found.update(await self._bulk_get(store, keys[start : start + _BULK_KEYS_MAX]))
@@ -45,21 +46,50 @@ class RemoteSidecar:
         body = json.dumps({"keys": list(keys)}).encode()
         path = f"v1.0/state/{segment(store)}/bulk"
         answer = await self._link.call("POST", path, body, headers=JSON, kind="state")
-        found: dict[str, Found] = dict.fromkeys(keys)
+        if (
+            not answer.body
+        ):  # so a sidecar answers when one of the values is no JSON; it does not mean that all are gone
+            return await self._get_apart(store, keys)
+        nothing = DriverError(f"link {self._link.name}: {store}: the answer of bulk get says nothing of the key")
+        found: dict[str, Found] = dict.fromkeys(keys, nothing)
         try:
-            rows = _decode_rows(answer.body) if answer.body else []
+            rows = _decode_rows(answer.body)
         except msgspec.DecodeError as error:
             raise DriverError(f"link {self._link.name}: the answer of bulk get is unreadable: {error}") from None
         for row in rows:
-            data = bytes(row.data)
-            if row.error:
-                found[row.key] = DriverError(f"link {self._link.name}: {store}: {row.error}")
-            elif row.key in found and data and data != b"null":
-                found[row.key] = (data, row.etag or "")
+            if row.key in found:
+                found[row.key] = self._found(store, row)
         return found
 
+    def _found(self, store: str, row: _Row) -> Found:
+        data = bytes(row.data)
+        if row.error:
+            return DriverError(f"link {self._link.name}: {store}: {row.error}")
+        if not data or (data == b"null" and not row.etag):
+            return None
+        return data, row.etag or ""
+
+    async def _get_apart(self, store: str, keys: Sequence[str]) -> Mapping[str, Found]:
+        """By halves, until the values that hide the others are alone."""
+        if len(keys) == 1:
+            return {keys[0]: await self._get(store, keys[0])}
+        middle = len(keys) // 2
+        return {**await self._bulk_get(store, keys[:middle]), **await self._bulk_get(store, keys[middle:])}
+
+    async def _get(self, store: str, key: str) -> Found:
+        """By the call for one key, which knows bytes."""
+        try:
+            answer = await self._link.call("GET", f"v1.0/state/{segment(store)}/{segment(key)}", kind="state")
+        except Unreachable:
+            raise
+        except DriverError as error:
+            return error
+        return (answer.body, answer.headers.get("etag", "")) if answer.body else None
+
     async def save(self, store: str, key: str, value: bytes, etag: str | None = None, first_write: bool = True) -> None:
-        """Raises `EtagMismatch`. `value` is JSON text."""
+        """Raises `EtagMismatch`, and `BadMetadata` for a value that is no JSON."""
+        if not is_json(value):
+            raise BadMetadata("the value is bytes that are no JSON, and Dapr's HTTP API cannot save such")
         item: dict[str, Any] = {"key": key, "value": msgspec.Raw(value)}
         if etag is not None:
             item["etag"] = etag

@@ -13,7 +13,7 @@ import trio
 import trio.testing
 
 from edge_runtime.config.links import CloudLink, Window
-from edge_runtime.model.errors import DriverError, EtagInvalid, EtagMismatch, Unreachable
+from edge_runtime.model.errors import BadMetadata, DriverError, EtagInvalid, EtagMismatch, Unreachable
 from edge_runtime.model.ports import Backoff
 from edge_runtime.observability.metrics import Metrics, render
 from edge_runtime.sync.link import Link
@@ -550,14 +550,28 @@ async def test_a_second_s_bytes_are_waited_for() -> None:
 STATE = b"/base/v1.0/state/redis"
 
 
+async def test_a_value_that_is_no_json_hides_no_other() -> None:
+    """A sidecar answers a bulk get with an empty 200 when one of the values is bytes: nothing is gone because of it."""
+    single = {STATE + b"/a": (200, b"\x00\xff"), STATE + b"/b": (204, b""), STATE + b"/c": (500, b"broken")}
+    async with open_link({STATE + b"/bulk": (200, b""), **single}) as opened:
+        await opened.state("up")
+        found = await opened.remote.bulk_get("redis", ["a", "b", "c"])
+        assert found["a"] == (b"\x00\xff", "")
+        assert found["b"] is None
+        assert "500" in str(found["c"])
+        with pytest.raises(BadMetadata, match="no JSON"):
+            await opened.remote.save("redis", "a", b"\x00\xff")
+
+
 async def test_keys_are_read_in_bulk() -> None:
     rows = b'[{"key":"a","data":{"n":1.10},"etag":"7"},{"key":"b"},{"key":"c","data":null},{"key":"other","data":1}]'
     async with open_link({STATE + b"/bulk": (200, rows)}) as opened:
         await opened.state("up")
         found = await opened.remote.bulk_get("redis", ["a", "b", "c", "d"])
-        assert found == {"a": (b'{"n":1.10}', "7"), "b": None, "c": None, "d": None}
-        opened.far.answers[STATE + b"/bulk"] = (204, b"")
-        assert await opened.remote.bulk_get("redis", ["a"]) == {"a": None}
+        assert "says nothing of the key" in str(found.pop("d"))
+        assert found == {"a": (b'{"n":1.10}', "7"), "b": None, "c": None}
+        opened.far.answers[STATE + b"/bulk"] = (200, b'[{"key":"a","data":null,"etag":"1"}]')
+        assert await opened.remote.bulk_get("redis", ["a"]) == {"a": (b"null", "1")}
         opened.far.answers[STATE + b"/bulk"] = (200, b'[{"key":"a","error":"broken"}]')
         found = await opened.remote.bulk_get("redis", ["a"])
         assert str(found["a"]) == "link cloud: redis: broken"
