@@ -20,6 +20,7 @@ from edge_runtime.receiver import Receiver, identity_of, identity_of_headers
 from tests.integration.test_mqtt_tls import Authority
 from tests.support.app import App, Received
 from tests.support.line import Line, Mode, end
+from tests.support.resources import component, write
 from tests.support.sidecar import WAIT_S, Sidecar
 
 pytestmark = pytest.mark.slow
@@ -246,6 +247,32 @@ def test_the_stream_comes_back_after_a_cut(pair: Pair, tmp_path: Path) -> None:
         edge.wait_line(UP)
         # The first may come again: its acknowledgement may not have been through when the line was cut.
         assert 2 in (came.json()["data"] for came in iter(local.next, None))
+
+
+def test_what_cannot_be_published_here_is_held_in_order(pair: Pair, tmp_path: Path) -> None:
+    """The component comes later, as space on a full disk would."""
+    rows = [{"pubsubname": "later", "topic": "commands", "route": "/events"}]
+    routes = "{topicsDown: [{remotePubsub: pubsub, remoteTopic: commands, pubsub: later}]}"
+    app = App({"/dapr/subscribe": lambda came: (200, rows), "/events": lambda came: (200, b"")})
+    with app as local, edge_of(pair, tmp_path, routes, app_port=local.port) as edge:
+        for number in range(5):
+            publish(pair.cloud, number, "commands")
+        until(
+            lambda: (
+                "is held until it can be published: no app of this node has a pub/sub component 'later'" in edge.said
+            )
+        )
+        (route,) = edge.http("GET", "/edge/v1/sync/cloud").json()["routes"]
+        assert (route["received"], route["refused"]) == (0, 0)
+        assert "no app of this node has a pub/sub component 'later'" in route["lastError"]
+        write(tmp_path / "resources", "later.yaml", component("later", "pubsub.in-memory", {}))
+        edge.signal(signal.SIGHUP)
+        numbers: list[int] = []
+        while len(numbers) < 5:
+            data = local.next().json()["data"]
+            if data not in numbers:
+                numbers.append(data)
+        assert numbers == list(range(5))
 
 
 def test_apps_can_follow_the_link(pair: Pair, tmp_path: Path) -> None:
