@@ -26,7 +26,7 @@ from edge_runtime.store.outbox import open_outbox_store
 from edge_runtime.sync.look import Look
 from edge_runtime.sync.plan import Turns
 from edge_runtime.sync.route import OpenRoute, RouteEnd
-from edge_runtime.sync.shared import Numbers, OutboxLimits, RouteState, Shared
+from edge_runtime.sync.shared import Numbers, OutboxLimits, Pace, RouteState, Shared
 
 __all__ = ["Outbox", "OutboxLimits", "RouteEnd", "RouteState", "open_outbox"]
 
@@ -121,7 +121,7 @@ async def open_outbox(
     async with databases.lease(location(os.path.join(state_dir, NODE_DATABASE))) as database:
         store = await open_outbox_store(database, clock_ms)
         routes: dict[str, OpenRoute] = {}
-        shared = Shared(store, limits, Turns(limits.slots), Numbers(metrics), routes, chance)
+        shared = Shared(store, limits, Turns(limits.slots), Numbers(metrics), routes, chance, Pace())
         metrics.before_render(shared.show)
         async with trio.open_nursery() as nursery:
             yield Outbox(shared, routes, nursery)

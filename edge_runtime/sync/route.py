@@ -21,8 +21,7 @@ from edge_runtime.sync.supervise import supervised
 
 logger: Final = logging.getLogger("dapr.runtime.outbox")
 
-_READS_AT_ONCE: Final = 4  # of up to `plan.SCAN_MAX` places; then the loop may run others
-_BREATHE_EVERY: Final = 16  # sends that did not wait for anything
+_READS_AT_ONCE: Final = 1  # of up to `plan.SCAN_MAX` places; then the loop may run others
 _EXPIRE_MAX: Final = 512
 _OLDEST: Final = 16  # a dead letter that was put back is younger than its place says
 _ATTEMPTS_NOTED_MAX: Final = 256
@@ -432,13 +431,10 @@ class OpenRoute:
     async def _send_on(self, item: Item | None) -> None:
         """Send one after the other as long as it is this route's turn."""
         plan = self._plan
-        sends = 0
         try:
             while item is not None:
+                await self._shared.pace.wait()
                 await self._send(item)
-                sends += 1
-                if sends % _BREATHE_EVERY == 0:
-                    await trio.lowlevel.checkpoint()
                 if plan.low and not plan.has_work(self.now()):
                     self._fill_more()
                 if not self._may_go_on():

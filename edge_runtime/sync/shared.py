@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import trio
+
 from edge_runtime.model.errors import BadMetadata
 from edge_runtime.observability.metrics import Metrics
 from edge_runtime.store.outbox import Head, OutboxStore
@@ -102,6 +104,20 @@ class Sharing(Protocol):
     def wake(self) -> None: ...
 
 
+class Pace:
+    """Lets one send begin in each turn of the event loop: between two of them everybody else had a turn.
+
+    However many answers come at once, a local call waits for one send and not for all of them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = trio.Lock()
+
+    async def wait(self) -> None:
+        async with self._lock:
+            await trio.lowlevel.checkpoint()
+
+
 class Shared(NamedTuple):
     """What the routes of one outbox have in common."""
 
@@ -111,6 +127,7 @@ class Shared(NamedTuple):
     numbers: Numbers
     routes: Mapping[str, Sharing]
     chance: Callable[[], float]
+    pace: Pace
 
     def show(self) -> None:
         """Before the metrics are read."""

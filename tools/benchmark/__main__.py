@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from tools.benchmark import load, process
 from tools.benchmark.grpc_rows import GROUPS as GRPC_GROUPS
 from tools.benchmark.grpc_rows import GrpcBench, GrpcTarget
+from tools.benchmark.link import link_rows
 from tools.benchmark.outbox import outbox_rows
 
 VALUE = json.dumps({"id": 1, "text": "x" * 70}).encode()
@@ -246,6 +247,16 @@ def child(command: Sequence[str], environment: Mapping[str, str], log: Path) -> 
             running.wait()
 
 
+def start_in(directory: str) -> Callable[[Sequence[str], str], Iterator[int]]:
+    """Starts a process and yields its id; ends it when asked for more."""
+
+    def start(command: Sequence[str], log: str) -> Iterator[int]:
+        with child(command, os.environ, Path(directory, log)) as running:
+            yield running.pid
+
+    return start
+
+
 def daprd_command(app_port: int, port: int, directory: str, app_id: str = "bench", grpc_port: int = 0) -> list[str]:
     grpc = str(grpc_port or free_port())
     return [
@@ -380,7 +391,9 @@ def run_own(options: argparse.Namespace) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="edge-bench-", dir=options.directory) as directory:
         if report.wants("outbox"):
             outbox_rows(report.add, directory, options.backlog)
-        if not options.only or set(options.only) - {"outbox", *GRPC_GROUPS}:
+        if report.wants("link"):
+            link_rows(report.add, folder(directory, "link"), options.backlog, options.requests, start_in(directory))
+        if not options.only or set(options.only) - {"outbox", "link", *GRPC_GROUPS}:
             http_rows(options, report, directory)
         if report.wants("grpc-idle"):
             grpc_idle(report, directory)
@@ -455,7 +468,19 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--only",
         action="append",
         default=[],
-        choices=("health", "read", "write", "publish", "invoke", "large", "start", "apps", "outbox", *GRPC_GROUPS),
+        choices=(
+            "health",
+            "read",
+            "write",
+            "publish",
+            "invoke",
+            "large",
+            "start",
+            "apps",
+            "outbox",
+            "link",
+            *GRPC_GROUPS,
+        ),
         help="may be repeated; everything when left out",
     )
     parser.add_argument("--large-bytes", type=int, default=1_000_000_000)

@@ -81,7 +81,7 @@ class Chaos:
             self._pause(most_s * chance.random())
             node.kill()
             if chance.random() < 0.1:
-                node.start(ready="")
+                node.start(wait=False)
                 self._pause(0.5 * chance.random())
                 node.running.kill()
             node.start()

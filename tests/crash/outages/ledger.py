@@ -48,6 +48,9 @@ class Ledger:
         with self._lock:
             return sum(map(len, self._arrived.values()))
 
+    def __str__(self) -> str:
+        return f"{self.name}: {self.acknowledged} acknowledged, {self.arrived} in effect, {self.repeats} known repeats"
+
     def missing(self) -> dict[str, list[int]]:
         """Acknowledged, and not there (yet)."""
         with self._lock:

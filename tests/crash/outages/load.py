@@ -12,24 +12,34 @@ from tests.crash.outages.ledger import Ledger
 from tests.crash.outages.world import Caller, Node, World, publish_path
 
 PAUSE_S = 0.01
+STRICT_PAUSE_S = 0.05  # what is delivered one at a time needs a way there and back for each
 AWAY_S = 0.05
 
 
 class Publisher:
     """One app that publishes to one topic."""
 
-    def __init__(self, node: Node, pubsub: str, topic: str, keys: Sequence[str], *ledgers: Ledger) -> None:
+    def __init__(
+        self,
+        node: Node,
+        pubsub: str,
+        topic: str,
+        keys: Sequence[str],
+        *ledgers: Ledger,
+        pause_s: float = STRICT_PAUSE_S,
+    ) -> None:
         self._node = node
         self._pubsub = pubsub
         self._topic = topic
         self._keys = keys
         self._ledgers = ledgers
+        self._pause_s = pause_s
         self.refused: list[bytes] = []
 
     def run(self, end: threading.Event) -> None:
         with Caller(self._node.port) as caller:
             for key in itertools.cycle(self._keys):
-                if end.wait(PAUSE_S if self._publish(caller, key) else AWAY_S):
+                if end.wait(self._pause_s if self._publish(caller, key) else AWAY_S):
                     return
 
     def _publish(self, caller: Caller, key: str) -> bool:
@@ -52,7 +62,12 @@ def publishers(world: World) -> list[tuple[Node, Publisher]]:
     edge, cloud = world.edge, world.cloud
     return [
         *(
-            (edge, Publisher(edge, "pubsub", "orders", [f"order-{app}-{n}" for n in range(4)], world.orders))
+            (
+                edge,
+                Publisher(
+                    edge, "pubsub", "orders", [f"order-{app}-{n}" for n in range(4)], world.orders, pause_s=PAUSE_S
+                ),
+            )
             for app in range(3)
         ),
         (edge, Publisher(edge, "broker", "readings", ["reading"], world.readings, world.local)),

@@ -14,12 +14,23 @@ from tests.support.namespace import need_namespaces
 
 pytestmark = pytest.mark.slow
 
-QUIET_S = 120.0
+STILL_S = 60.0  # so long nothing has arrived: then nothing will
 
 
 @pytest.fixture(autouse=True)
 def namespaces() -> None:
     need_namespaces()
+
+
+def settle(world: World) -> None:
+    """Until all has arrived that was acknowledged, or nothing more does."""
+    arrived, since = -1, time.monotonic()
+    while any(ledger.missing() for ledger in world.ledgers) or world.edge.metric("edge_outbox_entries"):
+        if (now := sum(ledger.arrived for ledger in world.ledgers)) > arrived:
+            arrived, since = now, time.monotonic()
+        if time.monotonic() - since > STILL_S:
+            return
+        time.sleep(0.2)
 
 
 def survive(directory: Path, faults: Faults, seed: int) -> None:
@@ -28,27 +39,16 @@ def survive(directory: Path, faults: Faults, seed: int) -> None:
         with under_load(world) as apps:
             chaos = Chaos(world, faults, seed)
             chaos.run()
-        ledgers = (world.orders, world.readings, world.commands, world.local)
-        deadline = time.monotonic() + QUIET_S
-        while time.monotonic() < deadline and (
-            any(ledger.missing() for ledger in ledgers) or world.edge.metric("edge_outbox_entries")
-        ):
-            time.sleep(0.2)
-        for ledger in ledgers:
-            print(
-                f"{ledger.name}: {ledger.acknowledged} acknowledged, {ledger.arrived} in effect,"
-                f" {ledger.repeats} repeats known"
-            )
-        print(
-            f"{chaos.outages} outages ({chaos.cut_s:.0f} s), {world.edge.kills} kills of the node,"
-            f" {world.cloud.kills} of the cloud's, {time.monotonic() - began:.0f} s, refused"
-            f" {sum(len(app.refused) for app in apps)}, calls {dict(world.findings.calls)}"
-        )
-        assert [fault for ledger in ledgers for fault in ledger.faults()] == []
+        print(f"{chaos.outages} outages ({chaos.cut_s:.0f} s), {world.edge.kills} kills of the node,", end=" ")
+        print(f"{world.cloud.kills} of the cloud's; {time.monotonic() - began:.0f} s under load")
+        settle(world)
+        print(f"settled after {time.monotonic() - began:.0f} s: {'; '.join(map(str, world.ledgers))}")
+        print(f"refused {sum(len(app.refused) for app in apps)}; crossed {dict(world.findings.calls)}")
+        assert [fault for ledger in world.ledgers for fault in ledger.faults()] == []
         assert world.findings.foreign == {}
         assert world.edge.metric("edge_outbox_entries") == 0
         assert world.edge.metric("edge_outbox_dead_letters") == 0
-        assert all(ledger.acknowledged for ledger in ledgers)
+        assert all(ledger.acknowledged for ledger in world.ledgers)
 
 
 def test_the_books_are_equal_after_outages_and_kills(tmp_path: Path) -> None:

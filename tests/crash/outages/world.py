@@ -30,6 +30,7 @@ CABLE: Final = "cable0"
 EDGE_HOST: Final = "192.0.2.2"
 CLOUD_HOST: Final = "192.0.2.1"
 ANSWER_S: Final = 60.0
+START_S: Final = 120.0  # kills, loads and outages share the machine with the start
 
 ROUTES: Final = {
     "topicsUp": [
@@ -54,7 +55,7 @@ class Node:
         self._flags = resources_flags(write(directory / "resources", "all.yaml", *documents))
         self.running: Sidecar
 
-    def start(self, ready: str = READY) -> None:
+    def start(self, *, wait: bool = True) -> None:
         self.running = self.network.run(
             lambda: Sidecar(
                 self._directory / "state",
@@ -63,9 +64,11 @@ class Node:
                 app_port=self.app_port,
                 port=self.port,
                 grpc_port=self.grpc_port,
-                ready=ready,
+                ready="",
             )
         )
+        if wait:
+            self.running.wait_line(READY, START_S)
 
     def kill(self) -> None:
         self.running.kill()
@@ -113,6 +116,7 @@ class World:
         self.findings = Findings()
         self.orders, self.readings = Ledger("orders"), Ledger("readings")
         self.commands, self.local = Ledger("commands"), Ledger("readings at the edge")
+        self.ledgers = (self.orders, self.readings, self.commands, self.local)
         self._receiver, self._lock = Receiver(), threading.Lock()
         self._known: set[str] = set()
         self.edge: Node
