@@ -300,6 +300,15 @@ class RouteSettings(NamedTuple):
     fates: FateLimits | None = None
 
 
+class LocalCalls:
+    """How many calls of the node's apps have begun: what can wait looks here, and lets them go first."""
+
+    __slots__ = ("begun",)
+
+    def __init__(self) -> None:
+        self.begun = 0
+
+
 class Route(Protocol):
     """One driver's way into a route."""
 

@@ -53,6 +53,7 @@ class App:
         self.settings = settings
         self.node = node
         self.app_id = settings.flags.app_id
+        self._calls = node.calls
         self.http_port = 0
         self.metrics_port = 0
         self.grpc_port = 0
@@ -131,6 +132,7 @@ class App:
 
     async def handle(self, request: Request) -> Response:
         """What the API server calls for each request."""
+        self._calls.begun += 1
         generation = self.generation or await self._next_generation()
         generation.requests += 1
         try:
@@ -142,6 +144,7 @@ class App:
 
     async def handle_grpc(self, call: ServerCall) -> None:
         """What the gRPC server calls for each call."""
+        self._calls.begun += 1
         generation = self.generation or await self._next_generation()
         generation.requests += 1
         try:

@@ -21,6 +21,7 @@ import trio
 from edge_runtime import RUNTIME_VERSION
 from edge_runtime.blocks.invoke import LocalPeers
 from edge_runtime.model.errors import ConfigError, leaves
+from edge_runtime.model.ports import LocalCalls
 from edge_runtime.observability.log import Handler, current_app, setup_logging
 from edge_runtime.observability.metrics import Metrics
 from edge_runtime.runtime.app import App, serve_app
@@ -49,7 +50,8 @@ class Node:
         self.databases = databases
         self.logs = logs
         self.metrics = Metrics()
-        self.outbox = NodeOutbox(databases, settings.state_dir, self.metrics, nursery)
+        self.calls = LocalCalls()
+        self.outbox = NodeOutbox(databases, settings.state_dir, self.metrics, self.calls, nursery)
         self.apps: dict[str, App] = {}
         self.peers = LocalPeers()
         self.code = 0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from edge_runtime.model.errors import DriverError, StoreUnavailable
-from edge_runtime.model.ports import Route, RouteSettings, Send
+from edge_runtime.model.ports import LocalCalls, Route, RouteSettings, Send
 from edge_runtime.observability.metrics import Metrics
 from edge_runtime.store.connection import location
 from edge_runtime.store.database import Databases
@@ -27,8 +27,11 @@ _RETRY_S: Final = 10.0
 class NodeOutbox:
     """`model.ports.Outbox` for every driver of the node."""
 
-    def __init__(self, databases: Databases, state_dir: str, metrics: Metrics, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, databases: Databases, state_dir: str, metrics: Metrics, calls: LocalCalls, nursery: trio.Nursery
+    ) -> None:
         self._databases = databases
+        self._calls = calls
         self._state_dir = state_dir
         self._metrics = metrics
         self._nursery = nursery
@@ -88,6 +91,6 @@ class NodeOutbox:
     async def _serve(self, *, task_status: trio.TaskStatus[Outbox]) -> None:
         from edge_runtime.sync.forward import open_outbox
 
-        async with open_outbox(self._databases, self._state_dir, self._metrics) as outbox:
+        async with open_outbox(self._databases, self._state_dir, self._metrics, calls=self._calls) as outbox:
             task_status.started(outbox)
             await trio.sleep_forever()

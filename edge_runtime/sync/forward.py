@@ -17,7 +17,7 @@ from typing import Final
 import trio
 
 from edge_runtime.model.errors import DriverError, Unreachable
-from edge_runtime.model.ports import Entry, RouteSettings, Send
+from edge_runtime.model.ports import Entry, LocalCalls, RouteSettings, Send
 from edge_runtime.observability.metrics import Metrics
 from edge_runtime.store.connection import location
 from edge_runtime.store.database import Databases
@@ -116,12 +116,13 @@ async def open_outbox(
     *,
     clock_ms: Callable[[], int] = up_ms,
     chance: Callable[[], float] = random.random,
+    calls: LocalCalls = LocalCalls(),  # noqa: B008 - nobody calls
 ) -> AsyncIterator[Outbox]:
-    """The node's outbox. `clock_ms` counts the time that the machine is up."""
+    """The node's outbox. `clock_ms` counts the time that the machine is up; sends let `calls` go first."""
     async with databases.lease(location(os.path.join(state_dir, NODE_DATABASE))) as database:
         store = await open_outbox_store(database, clock_ms)
         routes: dict[str, OpenRoute] = {}
-        shared = Shared(store, limits, Turns(limits.slots), Numbers(metrics), routes, chance, Pace())
+        shared = Shared(store, limits, Turns(limits.slots), Numbers(metrics), routes, chance, Pace(calls))
         metrics.before_render(shared.show)
         async with trio.open_nursery() as nursery:
             yield Outbox(shared, routes, nursery)

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from edge_runtime.model.errors import DriverError, StoreUnavailable
-from edge_runtime.model.ports import Entry, RouteSettings
+from edge_runtime.model.ports import Entry, LocalCalls, RouteSettings
 from edge_runtime.observability.metrics import Metrics, render
 from edge_runtime.runtime.outbox import NodeOutbox
 from edge_runtime.store.database import open_databases
@@ -24,7 +24,7 @@ async def test_the_first_route_opens_it(tmp_path: Path) -> None:
 
     metrics = Metrics()
     async with open_databases() as databases, trio.open_nursery() as nursery:
-        outbox = NodeOutbox(databases, str(tmp_path), metrics, nursery)
+        outbox = NodeOutbox(databases, str(tmp_path), metrics, LocalCalls(), nursery)
         assert not (tmp_path / "node.db").exists()
         async with (
             outbox.open_route(RouteSettings("one"), send) as one,
@@ -49,7 +49,7 @@ async def test_what_waits_outlives_the_node(tmp_path: Path) -> None:
 
     for life in range(2):
         async with open_databases() as databases, trio.open_nursery() as nursery:
-            outbox = NodeOutbox(databases, str(tmp_path), Metrics(), nursery)
+            outbox = NodeOutbox(databases, str(tmp_path), Metrics(), LocalCalls(), nursery)
             async with outbox.open_route(RouteSettings("cloud"), send) as route:
                 if life == 0:
                     await route.append("k", b"1")
@@ -64,7 +64,7 @@ async def test_an_outbox_that_cannot_be_opened_is_tried_again(tmp_path: Path, mo
     """As on a full disk; a directory in its place is as good."""
     (tmp_path / "node.db").mkdir()
     async with open_databases() as databases, trio.open_nursery() as nursery:
-        outbox = NodeOutbox(databases, str(tmp_path), Metrics(), nursery)
+        outbox = NodeOutbox(databases, str(tmp_path), Metrics(), LocalCalls(), nursery)
         with pytest.raises(DriverError, match=r"node\.db"):
             await outbox.get()
         with pytest.raises(StoreUnavailable, match="this node does not know its own events"):

@@ -18,6 +18,7 @@ from edge_runtime.api.http.outbox import ROUTES
 from edge_runtime.api.outbox import AppOutbox
 from edge_runtime.model.errors import BadMetadata, DriverError
 from edge_runtime.model.http import Body, Request
+from edge_runtime.model.ports import LocalCalls
 from edge_runtime.observability.metrics import Metrics
 from edge_runtime.observability.trace import Tracer
 from edge_runtime.runtime.outbox import NodeOutbox
@@ -261,7 +262,7 @@ async def test_wrong_parameters_are_told(world: OutboxWorld, api: Api, query: st
 
 async def test_a_node_without_an_outbox_makes_none(tmp_path: Path) -> None:
     async with open_databases() as databases, trio.open_nursery() as nursery:
-        api = Api(NodeOutbox(databases, str(tmp_path), Metrics(), nursery).look)
+        api = Api(NodeOutbox(databases, str(tmp_path), Metrics(), LocalCalls(), nursery).look)
         assert await api.get() == {"routes": []}
         assert not (tmp_path / "node.db").exists()
         database = await databases.get(str(tmp_path / "node.db"))
@@ -275,7 +276,7 @@ async def test_an_outbox_on_disk_is_opened_to_look(tmp_path: Path) -> None:
     async with open_world(tmp_path) as world, world.route(OtherEnd(), NAME) as route:
         await fill(route, 2)
     async with open_databases() as databases, trio.open_nursery() as nursery:
-        api = Api(NodeOutbox(databases, str(tmp_path), Metrics(), nursery).look)
+        api = Api(NodeOutbox(databases, str(tmp_path), Metrics(), LocalCalls(), nursery).look)
         (shown,) = (await api.get())["routes"]
         assert (shown["link"], shown["entries"]) == ("closed", 2)
         nursery.cancel_scope.cancel()
@@ -284,7 +285,7 @@ async def test_an_outbox_on_disk_is_opened_to_look(tmp_path: Path) -> None:
 async def test_an_unusable_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "node.db").write_bytes(b"no database" * 500)
     async with open_databases() as databases, trio.open_nursery() as nursery:
-        api = Api(NodeOutbox(databases, str(tmp_path), Metrics(), nursery).look)
+        api = Api(NodeOutbox(databases, str(tmp_path), Metrics(), LocalCalls(), nursery).look)
         status, answer = await api.ask("/edge/v1/outbox")
         assert (status, answer["errorCode"]) == (500, "ERR_EDGE_OUTBOX")
         assert answer["message"].startswith("failed reading the outbox: ")
