@@ -168,7 +168,7 @@ class StateSync:
     ) -> None:
         self.route = route
         self.counts = Counts()
-        self.last_error = ""  # what went wrong last, of a key or of all; empty once a batch has gone through
+        self.last_error = ""  # what went wrong last, of a key or of all; empty again when nothing waits for it
         self._base_name = route.base_name
         self._local = local
         self._remote = remote
@@ -348,7 +348,7 @@ class StateSync:
                     break
             self._failures = 0
             self._agenda.offer(left)
-            if self.last_error is before:
+            if self.last_error is before and not self._agenda.waits:
                 self.last_error = ""
         except Unreachable as error:
             self._agenda.offer((key for key, fetch in batch.items() if fetch), fetch=True)

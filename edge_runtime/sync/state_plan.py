@@ -329,6 +329,11 @@ class Agenda:
         """How many more keys it takes."""
         return self._keys_max - len(self._ready)
 
+    @property
+    def waits(self) -> bool:
+        """Are there keys that failed, and wait for their pause to end?"""
+        return bool(self._waiting)
+
     def __len__(self) -> int:
         return len(self._ready)
 

@@ -18,7 +18,7 @@ from edge_runtime.model.sync import Base, Dispute, Keys, Settlement
 from edge_runtime.store.conflicts import InboxLimits
 from edge_runtime.store.connection import location
 from edge_runtime.store.database import Database, open_database, open_databases
-from edge_runtime.store.journal import SCAN_KEYS, Journal, open_journal
+from edge_runtime.store.journal import SCAN_KEYS, Journal, find_journal, open_journal
 from edge_runtime.store.state import StateTable
 from edge_runtime.sync.state import Stamps
 
@@ -331,3 +331,42 @@ async def test_file_goes_on_after_reopening(tmp_path: pathlib.Path) -> None:
         second = await open_setup(database, [1_700_000_000.0])
         assert await pending(second) == [K]
         assert len(await second.journal.inbox.entries()) == 1
+
+
+async def test_what_waits_and_what_is_refused_is_counted(opened: Setup) -> None:
+    for number in range(3):
+        await opened.table.set(SetRequest(f"app||orders/{number}", b"1"))
+    seen = await look(opened)
+    assert await opened.journal.settle("r", [Settlement(seen, refused="not allowed")]) == [True]
+    assert opened.journal.counts(KEYS) == (2, 1)
+    assert opened.journal.counts(Keys("app||orders/1", exact=True)) == (0, 1)
+    assert opened.journal.counts(Keys("other||")) == (0, 0)
+    assert [one.key for one in await opened.journal.refused(prefix="app||")] == [K]
+    assert await opened.journal.refused_count("app||") == 1
+    for keys, prefix in (([K], "other||"), (["app||orders/2"], "app||"), (None, "")):
+        assert await opened.journal.retry_refused(keys, prefix) == 0
+    assert await opened.journal.retry_refused([K], "app||") == 1
+    assert opened.journal.counts(KEYS) == (3, 0)
+
+
+async def test_followed_keys_keep_the_base_that_they_have(opened: Setup) -> None:
+    await opened.table.set(SetRequest(K, b"1"))
+    await settle(opened, base=Base("e1", True, "l", None, (), "1"), done=True)
+    await opened.journal.follow("r", [K, "app||orders/new"])
+    assert await opened.journal.synced("r", KEYS, "", 10) == [K, "app||orders/new"]
+    assert (await look(opened)).base.remote_etag == "e1"
+    assert (await look(opened, "app||orders/new")).base == Base()
+
+
+async def test_who_only_looks_makes_no_journal(tmp_path: pathlib.Path) -> None:
+    async with open_database(location(str(tmp_path / "state.db"))) as database:
+        table = StateTable(database)
+        await table.prepare(cleaned=False)
+        assert find_journal(database, table, lambda: 0.0) is None
+        journal = await open_journal(database, table, lambda: "stamp", lambda: 0.0)
+        assert find_journal(database, table, lambda: 0.0) is journal
+        table.tap.journal = None
+        found = find_journal(database, table, lambda: 0.0)
+        assert found is not None
+        assert await found.inbox.entries() == []
+        assert table.tap.journal is None

@@ -414,3 +414,126 @@ async def test_quiet_routes_write_nothing(
     await trio.sleep(1000)
     assert world.table._database.commits == commits
     assert caplog.text == ""
+
+
+async def conflicts(world: World, *names: str) -> None:
+    """Both sides have written these keys, and neither knows of the other."""
+    world.sync.down()
+    for name in names:
+        await world.table.set(SetRequest(KEYS.prefix + name, b'"here"'))
+        world.remote.put(f"c/{name}", b'"there"')
+    world.sync.up()
+    await trio.sleep(0.1)
+
+
+async def test_a_silent_app_holds_up_no_other_key(world: World, autojump_clock: MockClock) -> None:
+    asked: list[str] = []
+    answer = trio.Event()
+
+    async def ask(conflict: Conflict) -> Version:
+        asked.append(conflict.key)
+        await answer.wait()
+        return Version(b'"both"')
+
+    await world.start("app", ask=ask)
+    names = [f"k{number:02}" for number in range(12)]
+    await conflicts(world, *names)
+    await world.set("free")
+    assert world.values()["c/free"] == b"1"
+    assert len(asked) == 8, "so many questions are open at a time"
+    answer.set()
+    await trio.sleep(60)
+    assert {world.values()[f"c/{name}"] for name in names} == {b'"both"'}
+    assert sorted(asked) == [KEYS.prefix + name for name in names]
+
+
+async def test_an_answer_to_old_versions_is_not_used(world: World, autojump_clock: MockClock) -> None:
+    questions: list[Conflict] = []
+    answers: list[trio.Event] = [trio.Event(), trio.Event()]
+
+    async def ask(conflict: Conflict) -> Version:
+        questions.append(conflict)
+        number = len(questions)
+        await answers[number - 1].wait()
+        return Version(b'"answer %d"' % number)
+
+    await world.start("app", ask=ask)
+    await conflicts(world, "a")
+    await world.set("a", b'"newer"')
+    answers[0].set()
+    await trio.sleep(1)
+    assert [one.local.value for one in questions] == [b'"here"', b'"newer"']
+    answers[1].set()
+    await trio.sleep(1)
+    assert world.values()["c/a"] == await world.get("a") == b'"answer 2"'
+
+
+async def test_a_key_that_cannot_be_read_hides_no_other(world: World, autojump_clock: MockClock) -> None:
+    await world.start(poll_s=5.0)
+    for name in "ab":
+        await world.set(name)
+    found = world.remote.bulk_get
+
+    async def partly(store: str, keys: Sequence[str]) -> Mapping[str, Any]:
+        return {
+            key: DriverError("sealed") if key == "c/a" else item for key, item in (await found(store, keys)).items()
+        }
+
+    world.remote.bulk_get = partly  # type: ignore[method-assign]
+    world.remote.put("c/a", b"2")
+    world.remote.put("c/b", b"2")
+    await trio.sleep(10)
+    assert (await world.get("a"), await world.get("b")) == (b"1", b"2")
+    assert "sealed" in world.sync.last_error
+
+
+async def test_now_looks_at_what_waits(world: World, autojump_clock: MockClock) -> None:
+    def fail(what: str, key: Any) -> None:
+        if what == "save":
+            raise DriverError("500")
+
+    world.remote.fail = fail
+    await world.start(poll_s=0)
+    await world.set("a")
+    assert world.sync.last_error == "key 'app||k/a': 500"
+    world.remote.fail = lambda what, key: None
+    world.sync.now()
+    await trio.sleep(0.1)
+    assert world.values() == {"c/a": b"1"}
+    assert (world.sync.last_error, world.sync.reachable) == ("", True)
+
+
+async def test_a_dry_run_says_and_does_nothing(world: World, autojump_clock: MockClock) -> None:
+    await world.start(poll_s=0)
+    await world.set("gone")
+    world.sync.down()
+    await world.set("new")
+    await world.set("clash")
+    await world.table.delete(DeleteRequest(KEYS.prefix + "gone"))
+    world.remote.put("c/clash", b"7")
+    before = list(world.remote.calls)
+    offline = {one.key[-4:]: one.action for one in await world.sync.dry_run()}
+    assert offline == {"lash": "save", "gone": "look", "/new": "save"}
+    assert world.remote.calls == before
+    world.sync._reachable_at = 0.0  # the link is up, and the loop has not heard of it
+    online = {one.key[-4:]: (one.action, one.outcome) for one in await world.sync.dry_run()}
+    assert online == {
+        "lash": ("conflict", "the remote's version was taken"),
+        "gone": ("remove", ""),
+        "/new": ("save", ""),
+    }
+    assert await world.get("clash") == b"1"
+    assert len(await world.sync.dry_run(limit=1)) == 1
+
+
+async def test_what_is_followed_outlives_the_process(world: World, autojump_clock: MockClock) -> None:
+    await world.start(direction="down")
+    world.sync.down()
+    world.remote.put("c/new", b"1")
+    await world.sync.follow(["c/new", "c/nothing", "c/new~hlc", "elsewhere"])
+    assert await world.journal.synced("r", KEYS, "", 10) == ["app||k/new", "app||k/nothing"]
+    second = StateSync(world.sync.route, world.journal, world.remote, world.stamps, limits=LIMITS)
+    await world.nursery.start(second.run)
+    await trio.sleep(1)
+    assert await world.get("new") == b"1"
+    assert await world.journal.synced("r", KEYS, "", 10) == ["app||k/new"], "what is not there needs no following"
