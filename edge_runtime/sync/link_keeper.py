@@ -127,6 +127,7 @@ class KeptLink:
         self._tried = trio.Event()
         self._probing: tuple[float, trio.CancelScope] | None = None
         self._outside_until = 0.0
+        self._broke_off_at = float("-inf")
         self._ends = Ends(settings)
         self._fault = self._fault or self._ends.fault
         self._meter = Meter(resource, metrics, ledger, self._closed)
@@ -217,9 +218,12 @@ class KeptLink:
         """Nobody waits for the end of a pause; a probe that hangs is given up."""
         self._down_at = None
         self._hurried.set()
-        if self._probing is not None:
+        now = trio.current_time()
+        # A look-up of a name that hangs keeps its thread for a while: a network that comes and goes must not take all.
+        if self._probing is not None and now >= self._broke_off_at + self._limits.probe_timeout_s:
+            self._broke_off_at = now
             began, scope = self._probing
-            scope.deadline = min(scope.deadline, max(trio.current_time(), began + self._limits.probe_least_s))
+            scope.deadline = min(scope.deadline, max(now, began + self._limits.probe_least_s))
 
     # --- kept -------------------------------------------------------------------------------------------------------
 
@@ -274,6 +278,7 @@ class KeptLink:
                     self._hurry()
             elif not await self._dialer.can_reach(self._ends.http.origin, self._limits.reach_timeout_s):
                 self._fall(session, "the network has changed, and there is no way to the sidecar")
+            await trio.sleep(self._limits.news_pause_s)
 
     def _closed(self) -> float | None:
         """How long the link may not be used, with its state set to why; None when it may."""

@@ -24,7 +24,7 @@ from edge_runtime.sync.remote import RemoteSidecar
 from tests.brokers import until
 from tests.loopback import LoopbackApp, Talk, loopback_app
 
-LIMITS = LinkLimits(call_timeout_s=0.3, probe_timeout_s=0.3, first_backoff_s=0.01)
+LIMITS = LinkLimits(call_timeout_s=0.3, probe_timeout_s=0.3, first_backoff_s=0.01, news_pause_s=0.01)
 HEALTH = b"/v1.0/healthz/outbound"
 
 # Answers (status, body, headers) to a target; None keeps it waiting.
@@ -376,6 +376,17 @@ async def test_news_of_the_kernel_end_a_probe_that_hangs(news: News, monkeypatch
         opened.far.answers[b"/base" + HEALTH] = (204, b"")
         news.tell()
         await opened.state("up")
+
+
+async def test_a_network_that_comes_and_goes_breaks_off_one_probe(news: News) -> None:
+    async with open_link(probe_s=60, clocks=Clocks(chance=lambda: 1e9)) as opened:
+        link, now = opened.link, trio.current_time()
+        await opened.state("up")
+        for number in range(3):
+            link._probing = (now, trio.CancelScope(deadline=now + 100))
+            link._hurry()
+            assert (link._probing[1].deadline < now + 100) == (number == 0)
+        link._probing = None
 
 
 async def test_news_of_the_kernel_show_a_lost_way(news: News, monkeypatch: pytest.MonkeyPatch) -> None:
