@@ -21,7 +21,7 @@ from edge_runtime.store.fates import Fate, Fates, open_fates, read_fates
 from edge_runtime.store.faults import fault_of
 from edge_runtime.store.identity import Identity, open_identity, read_identity
 from edge_runtime.store.kernel_clock import Synchronized
-from edge_runtime.store.log_clock import up_ms
+from edge_runtime.store.log_clock import boot_id, up_ms
 from edge_runtime.store.log_wakes import GroupLock
 from edge_runtime.store.migrations import ByName, migrate
 from edge_runtime.store.outbox_ledger import Drop, dropped_by_reason, list_drops, write_drop
@@ -187,7 +187,7 @@ class RouteStore:
     ) -> int:
         """The entry's sequence, once it is on disk; what is in `room` is dropped in the same transaction."""
         outbox = self.outbox
-        wall = time.time()
+        wall = outbox.wall()
         at, hlc, epoch = outbox.now(), outbox.clock.now(int(wall * 1000)).pack(), outbox.identity.epoch
         record = seal_entry(self.id, key, at, hlc, epoch, size, Content(payload, wall))
         row = (self.base, self.top, size, at, priority, key.encode(), hlc, epoch, record, self.id)
@@ -286,7 +286,7 @@ class RouteStore:
 
     async def remove(self, removal: Removal, dead_bytes_max: int) -> list[Head]:
         """Take out what was sent, given up and dropped; the dead letters that had to make room for new ones."""
-        wall = time.time()
+        wall = self.outbox.wall()
         return await self.database.write(lambda conn: self._remove(conn, removal, dead_bytes_max, wall))
 
     def _remove(self, connection: sqlite3.Connection, removal: Removal, dead_bytes_max: int, wall: float) -> list[Head]:
@@ -383,7 +383,7 @@ class RouteStore:
 
     async def discard(self, ids: Sequence[int] | None) -> list[Head]:
         """Dead letters are dropped; None is all of them."""
-        wall = time.time()
+        wall = self.outbox.wall()
         return await self.database.write(lambda conn: self._discard(conn, ids, wall))
 
     def _discard(self, connection: sqlite3.Connection, ids: Sequence[int] | None, wall: float) -> list[Head]:
@@ -406,8 +406,16 @@ class RouteStore:
 class OutboxStore:
     """The outbox of one file."""
 
-    def __init__(self, database: Database, identity: Identity, clock: Clock, clock_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        identity: Identity,
+        clock: Clock,
+        clock_ms: Callable[[], int],
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self.database = database
+        self.wall = wall
         self.identity = identity
         self.clock = clock
         self._clock_ms = clock_ms
@@ -475,15 +483,21 @@ class OutboxStore:
 
 
 async def open_outbox_store(
-    database: Database, clock_ms: Callable[[], int] = up_ms, is_right: Callable[[], bool] | None = None
+    database: Database,
+    clock_ms: Callable[[], int] = up_ms,
+    is_right: Callable[[], bool] | None = None,
+    *,
+    wall: Callable[[], float] = time.time,
+    boot: Callable[[], str] = boot_id,
 ) -> OutboxStore:
     """The outbox of `database`; its tables are made when there are none. `is_right` vouches for the wall clock."""
     is_right = is_right or Synchronized()
     await migrate(database, STEPS, ByName())
     latest_at, latest_hlc = _latest(database.read)
-    identity = await open_identity(database, latest_at, in_memory=database.path == ":memory:", clock_ms=clock_ms)
+    in_memory = database.path == ":memory:"
+    identity = await open_identity(database, latest_at, in_memory=in_memory, clock_ms=clock_ms, boot=boot)
     clock = Clock(identity.node, unpack(latest_hlc, identity.node), is_right=is_right)
-    return OutboxStore(database, identity, clock, clock_ms)
+    return OutboxStore(database, identity, clock, clock_ms, wall)
 
 
 def has_outbox(database: Database) -> bool:

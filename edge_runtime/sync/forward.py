@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
@@ -21,7 +22,7 @@ from edge_runtime.model.ports import Entry, LocalCalls, RouteSettings, Send
 from edge_runtime.observability.metrics import Metrics
 from edge_runtime.store.connection import location
 from edge_runtime.store.database import Databases
-from edge_runtime.store.log_clock import up_ms
+from edge_runtime.store.log_clock import boot_id, up_ms
 from edge_runtime.store.outbox import open_outbox_store
 from edge_runtime.sync.look import Look
 from edge_runtime.sync.plan import Turns
@@ -115,12 +116,18 @@ async def open_outbox(
     limits: OutboxLimits = OutboxLimits(),  # noqa: B008
     *,
     clock_ms: Callable[[], int] = up_ms,
+    wall: Callable[[], float] = time.time,
+    boot: Callable[[], str] = boot_id,
+    is_right: Callable[[], bool] | None = None,
     chance: Callable[[], float] = random.random,
     calls: LocalCalls = LocalCalls(),  # noqa: B008 - nobody calls
 ) -> AsyncIterator[Outbox]:
-    """The node's outbox. `clock_ms` counts the time that the machine is up; sends let `calls` go first."""
+    """The node's outbox. `clock_ms` is how long the machine is up in this `boot`; `is_right` vouches for `wall`.
+
+    Sends let `calls` go first.
+    """
     async with databases.lease(location(os.path.join(state_dir, NODE_DATABASE))) as database:
-        store = await open_outbox_store(database, clock_ms)
+        store = await open_outbox_store(database, clock_ms, is_right, wall=wall, boot=boot)
         routes: dict[str, OpenRoute] = {}
         shared = Shared(store, limits, Turns(limits.slots), Numbers(metrics), routes, chance, Pace(calls))
         metrics.before_render(shared.show)

@@ -17,6 +17,7 @@ import trio
 # Instants at which something happens, of one run: one that has more goes round in circles.
 INSTANTS_MAX: Final = 3_000_000
 _IDLE_MAX: Final = 100
+_LOOK_S: Final = 1e-7
 
 
 class Stage(trio.abc.Clock, trio.abc.Instrument):
@@ -56,6 +57,8 @@ class Stage(trio.abc.Clock, trio.abc.Instrument):
         pass
 
     def current_time(self) -> float:
+        # Who sleeps for less than a float can tell would look at the clock for ever, if it stood still meanwhile.
+        self.now += _LOOK_S
         return self.now
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
@@ -91,6 +94,12 @@ class Stage(trio.abc.Clock, trio.abc.Instrument):
         if self._at_step is None:
             trio.lowlevel.add_instrument(self)
         self._steps, self._at_step = steps, act
+
+    def disarm(self) -> None:
+        """Do not call it any more."""
+        if self._at_step is not None:
+            trio.lowlevel.remove_instrument(self)
+            self._at_step = None
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
         self._steps -= 1

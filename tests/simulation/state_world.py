@@ -11,6 +11,7 @@ at the end the ledger can say of every acknowledged write where it went.
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 import trio
 
 from edge_runtime.model.errors import DriverError, EtagMismatch, StoreUnavailable, Unreachable
-from edge_runtime.model.hlc import Clock, parse
+from edge_runtime.model.hlc import Clock
 from edge_runtime.model.ports import Backoff, DeleteRequest, SetRequest
 from edge_runtime.model.sync import Keys
 from edge_runtime.store.conflicts import Entry
@@ -37,8 +38,8 @@ LIMITS = SyncLimits(
     batch_keys_max=3, requests_max=2, keys_max=8, scan_s=15.0, retry=Backoff(1, 20), unreachable=Backoff(1, 20)
 )
 WALL_MS = 1_700_000_000_000
-# What the wall clock may be wrong by: it begins in 1970, or is a day behind, or ahead.
-JUMPS_MS = (-WALL_MS, -86_400_000, 0, 3_600_000)
+# What the wall clock may be wrong by: it begins in 1970, is a day behind, an hour or ten years ahead.
+JUMPS_MS = (-WALL_MS, -86_400_000, 0, 3_600_000, 3650 * 86_400_000)
 
 
 class Plan(NamedTuple):
@@ -53,6 +54,23 @@ class Plan(NamedTuple):
     late_s: float = 60.0  # by which a request may be late
     hurry: float = 1.0  # everything happens so many times as often
     crowded: bool = False  # the disk is full from time to time
+
+
+def draw(chance: random.Random) -> Plan:
+    """A plan of its own for a seed: short, with all that can happen close together."""
+    direction = chance.choice(("both", "both", "up", "down"))
+    alone = direction == "up"  # what others write there does not come back
+    return Plan(
+        chance.choice(("remote-wins", "local-wins", "last-writer", "merge", "app", "keep-both")),
+        direction,
+        nodes=1 if alone else chance.choice((1, 1, 2)),
+        cloud_writes=direction == "down" or (not alone and chance.random() < 0.7),
+        active_s=chance.choice((8.0, 15.0, 40.0)),
+        calm_s=40.0,
+        late_s=10.0,
+        hurry=6.0,
+        crowded=chance.random() < 0.3,
+    )
 
 
 def flags_of(value: bytes | None) -> set[str]:
@@ -247,12 +265,9 @@ class Node:
             self.database = self.disk.open()
             self.table = StateTable(self.database, now=lambda: self.wall_ms() / 1000)
             await self.table.prepare(cleaned=False)
-            clock = Clock(self.name)
-            stamps = Stamps(clock, self.wall_ms)
+            stamps = Stamps(Clock(self.name, is_right=lambda: self.wall_offset_ms == 0), self.wall_ms)
             journal: Journal = await open_journal(self.database, self.table, stamps, lambda: self.wall_ms() / 1000)
-            latest = await journal.latest_stamp()
-            if latest:
-                clock = stamps._clock = Clock(self.name, parse(latest))
+            stamps.go_on_from(await journal.latest_stamp())
             plan = self.world.plan
             route = StateRoute("r", Keys(PREFIX), "cloud", REMOTE_PREFIX, plan.direction, plan.conflict, poll_s=10.0)
             journal.add_route(route.name, route.keys)
@@ -505,10 +520,11 @@ def _template() -> bytes:
     return disk.connection.serialize()
 
 
-def simulate(seed: int, plan: Plan) -> World:
-    """Run it. The same seed always does the same."""
+def simulate(seed: int, plan: Plan | None = None) -> World:
+    """Run it; a plan that is not given is drawn. The same seed always does the same."""
     _template()
     stage = Stage(seed)
+    plan = draw(stage.chance) if plan is None else plan
     world = World(stage, plan)
     try:
         stage.run(world.run)
