@@ -325,7 +325,7 @@ class StateSync:
             if len(keys) == limit and self._read_after is None:
                 self._read_after = keys[-1]
             self._agenda.offer(keys)
-        if self._polls and now >= self._poll_at:
+        if self._polls and now >= self._poll_at and self._poll_after is None:  # a slow one is not begun again midway
             self._poll_at = now + route.poll_s
             self._poll_after = self._read_after = ""
             if route.keys.exact and route.direction != "up":

@@ -75,7 +75,7 @@ FULL = """
     - {remotePubsub: kafka, remoteTopic: commands, pubsub: pubsub, topic: todo, metadata: {group: n1}}
     - {remotePubsub: kafka, remoteTopic: news}
     state:
-    - {store: statestore, keys: "orders/*", remoteStore: redis, remoteKeys: "edge/orders/*", direction: up,
+    - {store: statestore, keys: "orders/*", remoteStore: redis, remoteKeys: "edge/orders/*", direction: both,
        conflict: merge, poll: 5s, changeTopic: {pubsub: kafka, topic: changes}}
     - {store: statestore, keys: settings}
     configuration:
@@ -121,7 +121,7 @@ def test_a_whole_link_is_read(tmp_path: Path) -> None:
         TopicDown("kafka", "news", "kafka", "news"),
     )
     assert found.state == (
-        StateRoute("statestore", "orders/*", "redis", "edge/orders/*", "up", "merge", 5.0, "kafka", "changes"),
+        StateRoute("statestore", "orders/*", "redis", "edge/orders/*", "both", "merge", 5.0, "kafka", "changes"),
         StateRoute("statestore", "settings", "statestore", "settings"),
     )
     assert found.configuration == (
@@ -230,6 +230,8 @@ MISTAKES = {
     "found 'sideways'",
     STATE + "keys: a, changeTopic: {topic: t}}\n": "11: spec.routes.state[0].changeTopic.pubsub: expected a name, "
     "found nothing",
+    STATE + "keys: a, direction: up, changeTopic: {pubsub: p, topic: t}}\n": "11: spec.routes.state[0].changeTopic: "
+    "expected a direction down or both: nothing comes down on this route; take it out, found a mapping",
     APPS + "{queued: true}\n": "11: spec.routes.invocation[0].appID: expected a name, found nothing",
     APPS + "{appID: a.b.c}\n": "11: spec.routes.invocation[0].appID: expected an app id such as billing, or "
     "billing.production with its namespace, found 'a.b.c'",

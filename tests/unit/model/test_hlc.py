@@ -163,3 +163,10 @@ def test_text_sorts_as_stamps_do(first: Stamp, second: Stamp) -> None:
 def test_other_text_is_no_stamp(text: str) -> None:
     with pytest.raises(ValueError, match=r"stamp|past the end|invalid literal"):
         parse(text)
+
+
+def test_own_stamps_are_gone_on_from_whatever_the_wall_says() -> None:
+    clock = Clock("n")
+    clock.go_on_from(Stamp(5_000, 7))
+    clock.go_on_from(Stamp(4_000, 9))
+    assert clock.now(1_000) == Stamp(5_000, 8, "n")

@@ -537,3 +537,19 @@ async def test_what_is_followed_outlives_the_process(world: World, autojump_cloc
     await trio.sleep(1)
     assert await world.get("new") == b"1"
     assert await world.journal.synced("r", KEYS, "", 10) == ["app||k/new"], "what is not there needs no following"
+
+
+async def test_a_slow_poll_reaches_its_end(world: World, autojump_clock: MockClock) -> None:
+    await world.start(poll_s=1.0)
+    for number in range(20):
+        await world.set(f"k{number:02}")
+    found = world.remote.bulk_get
+
+    async def slowly(store: str, keys: Sequence[str]) -> Mapping[str, Any]:
+        await trio.sleep(0.5)
+        return await found(store, keys)
+
+    world.remote.bulk_get = slowly  # type: ignore[method-assign]
+    world.remote.put("c/k19", b"2")
+    await trio.sleep(20)
+    assert await world.get("k19") == b"2"
