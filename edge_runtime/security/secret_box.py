@@ -60,7 +60,7 @@ def open_secret_box(state_dir: str, environment: Mapping[str, str]) -> SecretBox
     directory = environment.get("CREDENTIALS_DIRECTORY", "")
     credential = os.path.join(directory, CREDENTIAL)
     if directory and os.path.exists(credential):
-        return SecretBox(_read(credential, "put 32 random bytes into the credential"))
+        return SecretBox(read_key(credential, "put 32 random bytes into the credential"))
     path = os.path.join(state_dir, KEY_FILE)
     try:
         _make(path)
@@ -68,10 +68,11 @@ def open_secret_box(state_dir: str, environment: Mapping[str, str]) -> SecretBox
         raise ConfigError(f"{path}: the key cannot be made: {error.strerror}; make its folder writable") from None
     if os.stat(path).st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise ConfigError(f"{path}: others than its owner may read the key; chmod 600 {path}")
-    return SecretBox(_read(path, "remove it, and a new one is made; what was sealed is fetched again"))
+    return SecretBox(read_key(path, "remove it, and a new one is made; what was sealed is fetched again"))
 
 
-def _read(path: str, mend: str) -> bytes:
+def read_key(path: str, mend: str) -> bytes:
+    """The key in a file, plain or in hexadecimal digits. Raises ConfigError, which never shows it."""
     try:
         with open(path, "rb") as file:
             found = file.read(_FILE_BYTES_MAX)
