@@ -92,9 +92,12 @@ class Content(NamedTuple):
 
 
 def head_of(row: Row) -> Head:
-    """The first columns of a row. A key that is damaged may be no text any more."""
+    """The first columns of a row. One that damage made another type becomes a number that its checksum refuses."""
     entry_id, size, at, attempts, key, hlc, epoch, priority = row[:8]
-    return Head(entry_id, size, at, attempts, bytes(key).decode(errors="replace"), hlc, epoch, priority)
+    text = key.decode(errors="replace") if isinstance(key, bytes) else str(key)
+    whole = (number if type(number) is int else 0 for number in (size, at, attempts, hlc, epoch))
+    size, at, attempts, hlc, epoch = whole
+    return Head(entry_id, size, at, attempts, text, hlc, epoch, priority if type(priority) is int else None)
 
 
 def base_of(route_id: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 
 
 class Ledger:
@@ -70,3 +71,48 @@ class Ledger:
             if max(numbers) > self._tried[key]:
                 found.append(f"{self.name}: {key}: nobody sent {max(numbers)}")
         return found
+
+
+class Registers:
+    """Keys of a store, each with one writer; every seventh write is a removal."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._lock = threading.Lock()
+        self._tried: dict[str, int] = defaultdict(int)
+        self._acknowledged: dict[str, int] = defaultdict(int)
+        self.acknowledged = 0
+
+    @staticmethod
+    def removes(number: int) -> bool:
+        return number % 7 == 0
+
+    @property
+    def keys(self) -> list[str]:
+        with self._lock:
+            return list(self._tried)
+
+    def attempt(self, key: str) -> int:
+        with self._lock:
+            self._tried[key] += 1
+            return self._tried[key]
+
+    def acknowledge(self, key: str, number: int) -> None:
+        with self._lock:
+            self._acknowledged[key] = number
+            self.acknowledged += 1
+
+    def faults(self, here: Mapping[str, int | None], there: Mapping[str, int | None]) -> list[str]:
+        """Where both ends differ, or have something older than what was acknowledged. None: the key is not there."""
+        found: list[str] = []
+        for key in self.keys:
+            known = range(self._acknowledged[key], self._tried[key] + 1)
+            allowed = {None if self.removes(number) else number for number in known}
+            if here[key] != there[key]:
+                found.append(f"{self.name}: {key} is {here[key]} here and {there[key]} there")
+            elif here[key] not in allowed:
+                found.append(f"{self.name}: {key} is {here[key]}; last acknowledged was {known[0]}")
+        return found
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.acknowledged} writes acknowledged"

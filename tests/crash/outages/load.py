@@ -8,8 +8,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from tests.crash.outages.ledger import Ledger
-from tests.crash.outages.world import Caller, Node, World, publish_path
+from tests.crash.outages.ledger import Ledger, Registers
+from tests.crash.outages.world import STATE_PATH, Caller, Node, World, publish_path
 
 PAUSE_S = 0.01
 STRICT_PAUSE_S = 0.05  # what is delivered one at a time needs a way there and back for each
@@ -57,7 +57,38 @@ class Publisher:
         return True
 
 
-def publishers(world: World) -> list[tuple[Node, Publisher]]:
+class Writer:
+    """One app that saves and deletes state under its keys."""
+
+    def __init__(self, node: Node, registers: Registers, keys: Sequence[str]) -> None:
+        self._node = node
+        self._registers = registers
+        self._keys = keys
+        self.refused: list[bytes] = []
+
+    def run(self, end: threading.Event) -> None:
+        with Caller(self._node.port) as caller:
+            for key in itertools.cycle(self._keys):
+                if end.wait(STRICT_PAUSE_S if self._write(caller, key) else AWAY_S):
+                    return
+
+    def _write(self, caller: Caller, key: str) -> bool:
+        number = self._registers.attempt(key)
+        try:
+            if self._registers.removes(number):
+                status, answer = caller.call("DELETE", f"{STATE_PATH}/{key}")
+            else:
+                status, answer = caller.call("POST", STATE_PATH, [{"key": key, "value": {"n": number}}])
+        except (OSError, http.client.HTTPException):
+            return False  # nobody knows whether it is in effect
+        if status != 204:
+            self.refused.append(answer)
+            return False
+        self._registers.acknowledge(key, number)
+        return True
+
+
+def publishers(world: World) -> list[tuple[Node, Publisher | Writer]]:
     """The load of both ends."""
     edge, cloud = world.edge, world.cloud
     return [
@@ -72,11 +103,13 @@ def publishers(world: World) -> list[tuple[Node, Publisher]]:
         ),
         (edge, Publisher(edge, "broker", "readings", ["reading"], world.readings, world.local)),
         (cloud, Publisher(cloud, "pubsub", "commands", ["command-1", "command-2"], world.commands)),
+        (edge, Writer(edge, world.devices, [f"device-{n}" for n in range(4)])),
+        (cloud, Writer(cloud, world.plans, ["plan-0", "plan-1"])),
     ]
 
 
 @contextmanager
-def under_load(world: World) -> Iterator[list[Publisher]]:
+def under_load(world: World) -> Iterator[list[Publisher | Writer]]:
     """While the block lasts the apps publish."""
     end = threading.Event()
     apps = publishers(world)

@@ -24,9 +24,14 @@ def namespaces() -> None:
 
 def settle(world: World) -> None:
     """Until all has arrived that was acknowledged, or nothing more does."""
-    arrived, since = -1, time.monotonic()
-    while any(ledger.missing() for ledger in world.ledgers) or world.edge.metric("edge_outbox_entries"):
-        if (now := sum(ledger.arrived for ledger in world.ledgers)) > arrived:
+    arrived: object = None
+    since = time.monotonic()
+    while (
+        any(ledger.missing() for ledger in world.ledgers)
+        or world.edge.metric("edge_outbox_entries")
+        or world.state_faults()
+    ):
+        if (now := (sum(ledger.arrived for ledger in world.ledgers), world.state_faults())) != arrived:
             arrived, since = now, time.monotonic()
         if time.monotonic() - since > STILL_S:
             return
@@ -42,13 +47,15 @@ def survive(directory: Path, faults: Faults, seed: int) -> None:
         print(f"{chaos.outages} outages ({chaos.cut_s:.0f} s), {world.edge.kills} kills of the node,", end=" ")
         print(f"{world.cloud.kills} of the cloud's; {time.monotonic() - began:.0f} s under load")
         settle(world)
-        print(f"settled after {time.monotonic() - began:.0f} s: {'; '.join(map(str, world.ledgers))}")
+        books = (*world.ledgers, world.devices, world.plans)
+        print(f"settled after {time.monotonic() - began:.0f} s: {'; '.join(map(str, books))}")
         print(f"refused {sum(len(app.refused) for app in apps)}; crossed {dict(world.findings.calls)}")
         assert [fault for ledger in world.ledgers for fault in ledger.faults()] == []
+        assert world.state_faults() == []
         assert world.findings.foreign == {}
         assert world.edge.metric("edge_outbox_entries") == 0
         assert world.edge.metric("edge_outbox_dead_letters") == 0
-        assert all(ledger.acknowledged for ledger in world.ledgers)
+        assert all(one.acknowledged for one in books)
 
 
 def test_the_books_are_equal_after_outages_and_kills(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import http.client
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -19,7 +20,7 @@ from urllib.parse import quote
 
 from edge_runtime.receiver import Receiver, identity_of
 from tests.brokers import Mosquitto
-from tests.crash.outages.ledger import Ledger
+from tests.crash.outages.ledger import Ledger, Registers
 from tests.support.app import App, Received
 from tests.support.namespace import Namespace
 from tests.support.recorder import Findings, Http1Log, Http2Log, Recorder
@@ -38,7 +39,12 @@ ROUTES: Final = {
         {"pubsub": "broker", "topic": "readings", "limits": {"size": "1Gi"}},
     ],
     "topicsDown": [{"remotePubsub": "pubsub", "remoteTopic": "commands", "metadata": {"order": "strict"}}],
+    "state": [
+        {"store": "statestore", "keys": "device-*", "direction": "up", "conflict": "local-wins"},
+        *({"store": "statestore", "keys": f"plan-{n}", "direction": "down", "poll": "1s"} for n in range(2)),
+    ],
 }
+STATE_PATH: Final = "/v1.0/state/statestore"
 STRICT: Final = {"order": "strict"}
 
 
@@ -117,6 +123,7 @@ class World:
         self.orders, self.readings = Ledger("orders"), Ledger("readings")
         self.commands, self.local = Ledger("commands"), Ledger("readings at the edge")
         self.ledgers = (self.orders, self.readings, self.commands, self.local)
+        self.devices, self.plans = Registers("state up"), Registers("state down")
         self._receiver, self._lock = Receiver(), threading.Lock()
         self._known: set[str] = set()
         self.edge: Node
@@ -154,7 +161,8 @@ class World:
         stack.callback(lambda: mosquitto.__exit__(None, None, None))
         self.brokers.append((network, mosquitto))
         mqtt = {"url": mosquitto.url, "reconnectIntervalMax": "500ms", "redeliverInterval": "100ms"}
-        node = Node(network, directory, name, broker(), component("broker", "pubsub.mqtt3", mqtt), *more)
+        state = component("statestore", "state.sqlite", {"connectionString": str(directory / "state.db")})
+        node = Node(network, directory, name, state, broker(), component("broker", "pubsub.mqtt3", mqtt), *more)
         node.app_port = stack.enter_context(network.run(app)).port
         node.start()
         stack.callback(lambda: node.running.__exit__(None, None, None))
@@ -213,10 +221,31 @@ class World:
                 ledger.repeat()
         return 200, {"status": "SUCCESS"}
 
+    # --- what is asked of it
+
+    def state_faults(self) -> list[str]:
+        """Where the stores of both ends differ."""
+        return [*self._differ(self.devices), *self._differ(self.plans)]
+
+    def _differ(self, registers: Registers) -> list[str]:
+        ends = [node.network.run(partial(values, node, registers.keys)) for node in (self.edge, self.cloud)]
+        return registers.faults(*ends)
+
     # --- what is done to it
 
     def cable(self, *, up: bool, end: str) -> None:
         (self.edge if end == "edge" else self.cloud).network.set_link(CABLE, up=up)
+
+
+def values(node: Node, keys: Sequence[str]) -> dict[str, int | None]:
+    """What a node's store has under the keys."""
+    found: dict[str, int | None] = {}
+    with Caller(node.port) as caller:
+        for key in keys:
+            status, body = caller.call("GET", f"{STATE_PATH}/{key}")
+            assert status in (200, 204), body
+            found[key] = json.loads(body)["n"] if body else None
+    return found
 
 
 def publish_path(pubsub: str, topic: str, key: str) -> str:

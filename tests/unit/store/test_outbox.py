@@ -15,7 +15,7 @@ from edge_runtime.store.database import Database, open_database, open_databases
 from edge_runtime.store.identity import open_identity
 from edge_runtime.store.outbox import OutboxStore, Removal, entry_size, open_outbox_store
 from edge_runtime.store.outbox_ledger import LINES_MAX, write_drop
-from edge_runtime.store.outbox_tables import Head, head_of
+from edge_runtime.store.outbox_tables import Content, Head, head_of, open_entry, seal_entry
 from edge_runtime.store.records import DamagedRecord
 
 
@@ -86,6 +86,14 @@ async def test_reading_passes_over_damage(store: OutboxStore, monkeypatch: pytes
 
 def test_a_damaged_key_is_still_shown() -> None:
     assert head_of((1, 2, 3, 4, b"\xff", 5, 6, None)).key == "�"
+
+
+def test_columns_of_another_type_are_numbers_again() -> None:
+    """Damage in the head of a row can make any column any type; a huge number as a key must not be an allocation."""
+    row = head_of((1, "2", b"3", 4.5, 2**62, None, "6", "7"))
+    assert row == Head(1, 0, 0, 0, str(2**62), 0, 0, None)
+    with pytest.raises(DamagedRecord):
+        open_entry(row, seal_entry(0, str(2**62), 3, 5, 6, 2, Content(b"payload", 0.0)))
 
 
 @pytest.mark.parametrize(
