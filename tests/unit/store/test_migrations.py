@@ -70,3 +70,41 @@ async def test_odd_count_is_told(tmp_path: pathlib.Path) -> None:
         await database.write(lambda connection: connection.execute("UPDATE metadata SET value = 'many'").rowcount)
         with pytest.raises(ConfigError, match=r"'many'.*expected the number of migrations"):
             await migrate(database, [make("one")], ByCount("metadata"))
+
+
+def note(connection: sqlite3.Connection) -> None:
+    connection.execute("ALTER TABLE one ADD COLUMN later")
+
+
+ADDED = Step("one-2", note)
+TAKEN = Step("one-3", lambda connection: connection.execute("DROP TABLE one"), readable_from=2)
+
+
+@pytest.mark.parametrize("record", [ByName(), ByCount("metadata")])
+async def test_version_before_goes_on(tmp_path: pathlib.Path, record: ByName | ByCount) -> None:
+    where = location(str(tmp_path / "a.db"))
+    async with open_database(where) as database:
+        await migrate(database, [make("one"), ADDED], record, generation=2)
+    async with open_database(where) as database:
+        await migrate(database, [make("one")], record, generation=1)
+        await database.write(lambda connection: connection.execute("INSERT INTO one (a) VALUES (1)").rowcount)
+        assert database.read("SELECT a FROM one") == [(1,)]
+
+
+@pytest.mark.parametrize("record", [ByName(), ByCount("metadata")])
+async def test_two_versions_back_are_refused(tmp_path: pathlib.Path, record: ByName | ByCount) -> None:
+    where = location(str(tmp_path / "a.db"))
+    async with open_database(where) as database:
+        await migrate(database, [make("one"), ADDED, TAKEN], record, generation=3)
+    async with open_database(where) as database:
+        await migrate(database, [make("one"), ADDED], record, generation=2)
+        with pytest.raises(ConfigError, match=r"a.db.*generation 2 or later, this is 1.*restore a backup"):
+            await migrate(database, [make("one"), make("two")], record, generation=1)
+        assert database.read("SELECT name FROM sqlite_master WHERE name IN ('one', 'two')") == []
+
+
+async def test_step_must_leave_a_way_back(tmp_path: pathlib.Path) -> None:
+    async with open_database(location(str(tmp_path / "a.db"))) as database:
+        with pytest.raises(ValueError, match="the version before"):
+            await migrate(database, [make("one"), ADDED, TAKEN], ByName(), generation=2)
+        assert database.read("SELECT name FROM sqlite_master WHERE name = 'one'") == []
