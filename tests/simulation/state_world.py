@@ -403,7 +403,16 @@ class World:
                 self.ledger.write("z", key, flag, first=found is None)
             for node in self.nodes:
                 if node.alive and self.chance.random() < 0.6:
-                    node.sync.told([REMOTE_PREFIX + key, "elsewhere"])
+                    self.nursery.start_soon(self._tell, node, [REMOTE_PREFIX + key, "elsewhere"])
+
+    async def _tell(self, node: Node, keys: list[str]) -> None:
+        """A change topic gives its event until the node has noted it."""
+        while True:
+            try:
+                await node.sync.follow(keys)
+                return
+            except StoreUnavailable:
+                await trio.sleep(1)
 
     async def _trouble(self, node: Node) -> None:
         while True:
@@ -425,13 +434,14 @@ class World:
     async def _calm_down(self) -> None:
         """No more faults: what is late arrives, then everything has its time."""
         self.faulty = False
+        self.stage.disarm()
         for node in self.nodes:
             node.link.partitioned = False
             node.disk.clean_up()
         await trio.sleep(self.plan.late_s + 40)
         for node in self.nodes:
             node.sync.up()
-            node.sync.told([REMOTE_PREFIX + key for key in "kmn"])
+            await self._tell(node, [REMOTE_PREFIX + key for key in "kmn"])
         await trio.sleep(self.plan.calm_s)
 
     # --- what must hold
