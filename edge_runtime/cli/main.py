@@ -35,6 +35,8 @@ COMMANDS: Final = {
     "restore": Command("restore", "Restore a backup, or verify one."),
     "completion": Command("completion", "Print completions for a shell: bash, zsh, fish."),
     "man": Command("man", "Print or write the manual pages."),
+    "bundle": Command("bundle", "Make, check and install signed updates: make, verify, install, keygen."),
+    "firstboot": Command("firstboot", "Take the configuration that lies on the boot partition, once."),
     "version": Command("version", "Print the versions."),
     "build-info": Command("build_info", "Print how the program was built."),
     "daprd": Command("daprd", "Run a bare sidecar with the flags of Dapr's own."),
