@@ -229,7 +229,18 @@ class RouteStore:
             rows = read(_READ_OTHERS, (start, stop, json.dumps(without), limit))
         else:
             rows = read(_READ_ALL, (start, stop, limit))
-        return [head_of(row) for row in rows]
+        return self._ascending([head_of(row) for row in rows])
+
+    def _ascending(self, heads: list[Head]) -> list[Head]:
+        """Without those whose place damage has changed into another's."""
+        kept: list[Head] = []
+        for head in heads:
+            if not kept or head.id > kept[-1].id:
+                kept.append(head)
+        if len(kept) < len(heads):
+            path = self.database.path
+            logger.error("outbox route %s: %s is damaged: entry %d is not the only one", self.name, path, kept[-1].id)
+        return kept
 
     def records(self, ids: Sequence[int]) -> dict[int, bytes]:
         """The records of these entries, as far as they are there. Raises DamagedRecord when one cannot be read."""

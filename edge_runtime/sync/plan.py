@@ -198,6 +198,11 @@ class Plan:
         return Read(self.cursor, min(self.cursor + SCAN_MAX, self.tail + 1), min(room, READ_MAX), None, without)
 
     @property
+    def is_empty(self) -> bool:
+        """Nothing is held, and nothing is left to read."""
+        return not self._keys and not self.flying and self.cursor > self.tail
+
+    @property
     def low(self) -> bool:
         """Is there something to read, and room for it?"""
         return self._held < self.limits.window_max and (bool(self._hungry) or self._may_scan())

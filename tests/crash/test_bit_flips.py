@@ -71,8 +71,9 @@ async def drain(folder: Path, end: OtherEnd, caplog: pytest.LogCaptureFixture) -
         def sent() -> int:
             return len({entry.id for entry in end.entries})
 
-        with trio.fail_after(PATIENCE_S):
+        with trio.move_on_after(PATIENCE_S) as patience:
             await until(lambda: told(caplog) or (not route.backlog and sent() + dropped() >= ENTRIES))
+        assert not patience.cancelled_caught, f"{sent()} sent, {dropped()} in the ledger, and {route.state}"
         return dropped()
 
 

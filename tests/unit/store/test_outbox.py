@@ -159,3 +159,11 @@ async def test_a_backup_laid_over_the_files_begins_an_epoch(tmp_path: Path) -> N
         restored = await open_identity(await databases.get(str(files["node.db"])), 0)
     assert restored.node == first.node
     assert restored.epoch != first.epoch
+
+
+async def test_a_place_is_read_once(store: OutboxStore, caplog: pytest.LogCaptureFixture) -> None:
+    """Damage can give a row the number of its neighbour."""
+    route = await store.open_route("cloud")
+    heads = [head(route.base + place) for place in (1, 2, 2, 1, 3)]
+    assert [one.id - route.base for one in route._ascending(heads)] == [1, 2, 3]
+    assert "node.db is damaged" in caplog.text

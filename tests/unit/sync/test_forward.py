@@ -591,3 +591,16 @@ async def test_a_hurried_route_waits_for_no_pause(tmp_path: Path) -> None:
         route.hurry()
         await end.wait_for(2)
         assert numbers(end.payloads) == [0, 1]
+
+
+async def test_rows_that_are_gone_hold_up_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    end = OtherEnd()
+    async with open_world(tmp_path) as world, world.route(end) as route:
+        await fill(route, 4)
+        await world.sql("DELETE FROM outbox_entry WHERE id & 3 = 2")
+        route.up()
+        await until(lambda: not route.backlog)
+        assert len(end.entries) == 3
+        assert "damage took 1 entries" in caplog.text
+        await fill(route, 1)
+        await end.wait_for(4)
