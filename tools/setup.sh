@@ -64,7 +64,7 @@ need_python() {
 
 need_node() {
     local dir=$1
-    command -v node >/dev/null && command -v npm >/dev/null || need_apt nodejs npm
+    if ! command -v node >/dev/null || ! command -v npm >/dev/null; then need_apt nodejs npm; fi
     if [ ! -d "$dir/node_modules" ] || [ "$dir/package-lock.json" -nt "$dir/node_modules" ]; then
         say "installing the npm packages of ${dir#"$root"/}"
         (cd "$dir" && npm ci --silent --no-audit --no-fund --ignore-scripts)
