@@ -92,7 +92,7 @@ def draw(chance: random.Random) -> Plan:
         active_s=chance.choice((4.0, 6.0, 6.0, 10.0, 25.0)),
         trouble_s=chance.choice((1.0, 2.0, 4.0)),
         bytes_max=chance.choice((1500, 4000)) if small else 0,
-        age_max_s=chance.choice((5.0, 20.0)) if chance.random() < 0.1 else 7 * DAY_S,
+        age_max_s=chance.choice((5.0, 20.0)) if chance.random() < 0.1 else 60 * DAY_S,
         when_full=chance.choice(("refuse", "drop-oldest", "drop-lowest-priority")),
         bytes_per_second=chance.choice((300, 2000)) if limited < 0.1 else 0,
         bytes_per_day=chance.choice((4000, 12_000)) if limited > 0.99 else 0,
@@ -494,7 +494,7 @@ class World:
 
     async def _until(self, settled: Callable[[], str]) -> None:
         """A key that failed waits five minutes at most; a day's budget may need some days."""
-        limit_s = 500.0 + (8 * DAY_S if self.plan.bytes_per_day else 0.0)
+        limit_s = 500.0 + (50 * DAY_S if self.plan.bytes_per_day else 0.0)
         deadline = self.stage.now + limit_s
         pause_s = 0.5
         while why := settled():
