@@ -1,4 +1,4 @@
-"""The package through dpkg itself: installed, installed again, removed and purged, in a copy of this system."""
+"""The package through dpkg itself: installed, updated by a bundle, removed and purged, in a copy of this system."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from edge_runtime.cli.main import dispatch
 from tests.deploy.test_package import build
 
 # Everything that the script changes is in an overlay, in a mount namespace that ends with it.
@@ -18,12 +19,12 @@ set -e
 mount -t tmpfs none {work}
 cd {work}
 mkdir upper inner merged
-cp {package} package.deb
+cp {first} package.deb
 mount -t overlay overlay -o lowerdir=/,upperdir={work}/upper,workdir={work}/inner merged
 mount -t proc proc merged/proc
 mount -t tmpfs none merged/run
 mount -t tmpfs none merged/tmp
-cp package.deb merged/tmp/
+cp package.deb {sender}/update.bundle {sender}/older.bundle {sender}/fleet.pub merged/tmp/
 chroot merged /bin/sh -e <<'END'
 dpkg -i --force-depends /tmp/package.deb
 edge-runtime version
@@ -37,6 +38,15 @@ echo kept > /var/lib/edge-runtime/node.db
 dpkg -i --force-depends /tmp/package.deb
 edge-runtime version
 dpkg --verify edge-runtime
+! edge-runtime bundle install /tmp/update.bundle
+cp /tmp/fleet.pub /etc/edge-runtime/update-keys.d/
+edge-runtime bundle install /tmp/update.bundle
+test "$(ls /opt/edge-runtime/slots | wc -l)" = 2
+test "$(readlink /opt/edge-runtime/current)" = "slots/$(cat /usr/lib/edge-runtime/payload/VERSION)"
+test "$(cat /opt/edge-runtime/current/VERSION)" != "$version"
+edge-runtime version
+/opt/edge-runtime/slots/$version/bin/edge-runtime version
+! edge-runtime bundle install /tmp/older.bundle
 dpkg -r edge-runtime
 test ! -e /opt/edge-runtime
 test "$(cat /etc/edge-runtime/components/mine.yaml /var/lib/edge-runtime/node.db | sort -u)" = kept
@@ -72,8 +82,13 @@ def test_package_comes_and_goes(tmp_path: Path) -> None:
     work.mkdir()
     if not can_overlay(work):
         pytest.skip("this machine gives no overlay mounts")
-    package = build(tmp_path, {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine])
-    script = SCRIPT.format(work=work, package=package)
+    arch = {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
+    first, second = (build(tmp_path, arch, SOURCE_DATE_EPOCH=moment) for moment in ("1800000000", "1800000001"))
+    assert dispatch(["bundle", "keygen", "--out", str(tmp_path / "fleet")]) == 0
+    for name, package in (("older", first), ("update", second)):
+        words = ["--key", str(tmp_path / "fleet.key"), "--out", str(tmp_path / f"{name}.bundle")]
+        assert dispatch(["bundle", "make", *words, str(package)]) == 0
+    script = SCRIPT.format(work=work, first=first, sender=tmp_path)
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

@@ -27,10 +27,10 @@ pytestmark = [
 ]
 
 
-def build(out: Path, arch: str) -> Path:
+def build(out: Path, arch: str, **variables: str) -> Path:
     """The package, uncompressed: what matters of it is inside."""
     words = [str(BUILD), "--arch", arch, "--compression", "none", "--out", str(out)]
-    environment = {**os.environ, "EDGE_RUNTIME_VENV": sys.prefix}
+    environment = {**os.environ, "EDGE_RUNTIME_VENV": sys.prefix, **variables}
     done = subprocess.run(words, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return Path(done.stdout.strip())
@@ -96,6 +96,7 @@ def test_control_files_fit_together(trees: Mapping[str, Path]) -> None:
             assert os.access(tree / "DEBIAN" / name, os.X_OK)
     assert both[0] == both[1]
     assert "usr/lib/systemd/system/edge-runtime.service" in both[0]
+    assert {"usr/share/man/man1/edge-runtime.1.gz", "usr/share/bash-completion/completions/edge-runtime"} <= both[0]
     assert (trees["amd64"] / "DEBIAN/conffiles").read_text() == "/etc/edge-runtime/update-keys.d/README\n"
 
 
@@ -114,13 +115,23 @@ def slot(trees: Mapping[str, Path], tmp_path: Path) -> Path:
 
 
 IMPORT_ALL = """
-import importlib, pkgutil, sys
+import ast, importlib, pathlib, pkgutil, sys
 import edge_runtime
 from google.protobuf.internal import api_implementation
 assert api_implementation.Type() == "upb", api_implementation.Type()
 for module in pkgutil.walk_packages(edge_runtime.__path__, "edge_runtime."):
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
+wanted = set()
+for path in pathlib.Path(edge_runtime.__path__[0]).rglob("*.py"):
+    for node in ast.walk(ast.parse(path.read_text())):  # also those inside functions
+        if isinstance(node, ast.Import):
+            wanted.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            wanted.add(node.module)
+for name in sorted(wanted):
+    if name.split(".")[0] not in {"h2", "sqlite_utils"}:  # instead of jh2 elsewhere; in the tools of development
+        importlib.import_module(name)
 import celpy, nacl.signing, re2
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 AESGCM(b"1" * 32).encrypt(b"1" * 12, b"a", b"")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 import subprocess
@@ -24,6 +25,11 @@ from edge_runtime.__main__ import {function}
 
 sys.exit({function}())
 """
+_COMPLETIONS: Final = {
+    "bash": "bash-completion/completions/edge-runtime",
+    "zsh": "zsh/vendor-completions/_edge-runtime",
+    "fish": "fish/vendor_completions.d/edge-runtime.fish",
+}
 _FOUND_UNDER: Final = {
     "*.service": _UNITS,
     "*.socket": _UNITS,
@@ -141,6 +147,8 @@ def _service_files(root: Path) -> None:
         for pattern, place in _FOUND_UNDER.items():
             for path in sorted(folder.glob(pattern)):
                 _copy(path, root / place / path.name)
+    dropin = "systemd-254.conf"
+    _copy(ROOT / "deploy" / "systemd" / "dropins" / dropin, root / _UNITS / "edge-runtime.service.d" / dropin)
     for kind in ("sysusers", "tmpfiles"):
         _copy(ROOT / "deploy" / "systemd" / f"{kind}.conf", root / f"usr/lib/{kind}.d/edge-runtime.conf")
     for path in sources("deploy/arm64/etc"):
@@ -164,8 +172,29 @@ def _documents(root: Path) -> None:
     _copy(HERE / "debian" / "copyright", place / "copyright")
     for name in ("README.md", "CHANGELOG.md"):
         _copy(ROOT / name, place / name)
+    _manual(root)
     overrides = root / "usr/share/lintian/overrides/edge-runtime"
     _copy(HERE / "debian" / "lintian-overrides", overrides)
+
+
+def _manual(root: Path) -> None:
+    """The manual pages and completions, as the program itself writes them."""
+    pages = root / "usr/share/man/man1"
+    _program("man", "--directory", str(pages))
+    for page in sorted(pages.glob("*.1")):
+        page.with_name(page.name + ".gz").write_bytes(gzip.compress(page.read_bytes(), mtime=0))
+        page.unlink()
+    for shell, place in _COMPLETIONS.items():
+        path = root / "usr/share" / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(_program("completion", shell))
+
+
+def _program(*words: str) -> str:
+    done = subprocess.run([sys.executable, "-m", "edge_runtime", *words], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise BuildError(f"edge-runtime {' '.join(words)}: {done.stderr.strip()}")
+    return done.stdout
 
 
 def _copy(source: Path, place: Path) -> None:
