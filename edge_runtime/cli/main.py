@@ -31,6 +31,7 @@ COMMANDS: Final = {
     "invocations": Command("invocations", "Show queued calls over cloud links and their answers: list, show."),
     "sync": Command("sync", "Show and steer cloud links: status, dry-run, pause, resume, now."),
     "conflicts": Command("conflicts", "Show and resolve what two sides had changed: list, show, resolve, retry."),
+    "doctor": Command("doctor", "Find out what is wrong, and how it is mended."),
     "backup": Command("backup", "Back the node up while it runs."),
     "restore": Command("restore", "Restore a backup, or verify one."),
     "completion": Command("completion", "Print completions for a shell: bash, zsh, fish."),

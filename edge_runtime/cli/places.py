@@ -20,19 +20,22 @@ CONFIG_DIR: Final = Option(("config-dir",), help="The directory of the configura
 
 
 class Places(NamedTuple):
-    """`configs` are Configuration files."""
+    """`configs` are Configuration files; `flags` those of each app, and `pids` the processes that serve them."""
 
     state_dir: str
     config_dir: str
     resources: Sequence[str]
     configs: Sequence[str] = ()
+    flags: Sequence[Mapping[str, Sequence[str]]] = ()
+    pids: Sequence[int] = ()
 
 
 def find_places(parsed: Parsed) -> Places:
     """Raises ConfigError when several nodes run and none is named."""
     config_dir = os.path.abspath(parsed.text("config-dir"))
     told = parsed.items("resources-path")
-    flags = list(_flags(config_dir))
+    running = [sidecar for sidecar in sidecars() if _is_ours(sidecar.pid)]
+    flags = [*(sidecar.flags for sidecar in running), *_flags_of_apps(config_dir)]
     configs = [os.path.abspath(path) for one in flags for path in one.get("config", ())]
     system = os.path.join(config_dir, "config.yaml")
     if os.path.isfile(system):
@@ -42,6 +45,8 @@ def find_places(parsed: Parsed) -> Places:
         config_dir,
         [os.path.abspath(path) for path in told] if told else list(dict.fromkeys(_resources(config_dir, flags))),
         list(dict.fromkeys(configs)),
+        flags,
+        [sidecar.pid for sidecar in running],
     )
 
 
@@ -55,15 +60,13 @@ def _resources(config_dir: str, flags: Sequence[Mapping[str, Sequence[str]]]) ->
                 yield from (os.path.abspath(path) for path in value.split(",") if path)
 
 
-def _flags(config_dir: str) -> Iterator[Mapping[str, Sequence[str]]]:
-    """The flags of the sidecars that run, and of the apps that the system starts."""
-    for sidecar in sidecars():
-        if _is_ours(sidecar.pid):
-            yield sidecar.flags
+def _flags_of_apps(config_dir: str) -> Iterator[Mapping[str, Sequence[str]]]:
+    """The flags of the apps that the system starts."""
     folder = os.path.join(config_dir, "apps")
     for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
         if name.endswith(".conf"):
-            yield flags_of(["run", *_words(os.path.join(folder, name))])
+            flags = flags_of(["run", *_words(os.path.join(folder, name))])
+            yield {"app-id": [name.removesuffix(".conf")], **flags}
 
 
 def _is_ours(pid: int) -> bool:

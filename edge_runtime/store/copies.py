@@ -15,7 +15,7 @@ import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, NamedTuple
 
 from edge_runtime.model.errors import DriverError
 from edge_runtime.store.faults import driver_error
@@ -158,6 +158,50 @@ def settle(path: str) -> None:
             connection.close()
     except sqlite3.Error:
         pass  # what cannot be read is about to be replaced
+
+
+def sqlite_version() -> str:
+    return sqlite3.sqlite_version
+
+
+class Look(NamedTuple):
+    """What a database says of itself. `step` is the last change of its tables that was made."""
+
+    problem: str
+    tables: Mapping[str, int]
+    step: str
+    bytes: int
+
+
+def look_at(path: str, *, pages: bool, count: bool = False) -> Look:
+    """Look while others write; with `pages` every page is read, with `count` every table's rows are counted."""
+    try:
+        connection = sqlite3.connect(_uri(path, "mode=ro"), uri=True, timeout=_BUSY_S, isolation_level=None)
+        try:
+            names = [row[0] for row in connection.execute(_TABLES)]
+            findings = connection.execute("PRAGMA quick_check(1)").fetchall() if pages else [("ok",)]
+            step = ""
+            if "edge_migrations" in names:
+                rows = connection.execute("SELECT name FROM edge_migrations ORDER BY rowid DESC LIMIT 1").fetchall()
+                step = str(rows[0][0]) if rows else ""
+            tables = {name: _count(connection, name) if count else -1 for name in names}
+            return Look("" if findings == [("ok",)] else str(findings[0][0]), tables, step, os.path.getsize(path))
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        return Look(str(driver_error(path, error)), {}, "", os.path.getsize(path) if os.path.exists(path) else 0)
+
+
+def schema_of(path: str) -> list[str]:
+    """The statements that make its tables. Raises DriverError."""
+    try:
+        connection = sqlite3.connect(_uri(path, "mode=ro"), uri=True, timeout=_BUSY_S, isolation_level=None)
+        try:
+            return [row[0] for row in connection.execute("SELECT sql FROM sqlite_master WHERE sql NOT NULL")]
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise driver_error(path, error) from error
 
 
 def _is_wal(path: str) -> bool:
