@@ -22,6 +22,7 @@ from edge_runtime import RUNTIME_VERSION
 from edge_runtime.blocks.invoke import LocalPeers
 from edge_runtime.model.errors import ConfigError, leaves
 from edge_runtime.model.ports import LocalCalls
+from edge_runtime.net.name_lookups import open_name_look_ups
 from edge_runtime.observability.log import Handler, current_app, setup_logging
 from edge_runtime.observability.metrics import Metrics
 from edge_runtime.runtime.app import App, serve_app
@@ -234,7 +235,7 @@ async def _open_control(nursery: trio.Nursery, node: Node, path: str) -> None:
 async def open_node(settings: NodeSettings, limits: StoreLimits, logs: Handler) -> AsyncIterator[Node]:
     """The shared things, opened in the order in which they need one another."""
     _make_state_directory(settings.state_dir)
-    async with open_databases(limits) as databases, trio.open_nursery() as nursery:
+    async with open_name_look_ups(), open_databases(limits) as databases, trio.open_nursery() as nursery:
         yield Node(settings, databases, nursery, logs)
         nursery.cancel_scope.cancel()
 

@@ -50,8 +50,8 @@ def url(port: int) -> str:
 
 
 def subscriber(topic: str) -> App:
-    """An app that gets the topic's events."""
-    rows = [{"pubsubname": "pubsub", "topic": topic, "route": "/events"}]
+    """An app that gets the topic's events one after the other: so they come in the order that they were taken in."""
+    rows = [{"pubsubname": "pubsub", "topic": topic, "route": "/events", "metadata": {"concurrency": "1"}}]
     return App({"/dapr/subscribe": lambda came: (200, rows), "/events": lambda came: (200, b"")})
 
 
