@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import socket
 import ssl
+from collections import deque
 from collections.abc import Callable
 from typing import Final, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -28,6 +29,10 @@ Count = Callable[[int, int], None]
 
 _ANSWER_BYTES_MAX: Final = 8192
 _USER_TIMEOUT_MS: Final = 20_000
+# What the fastest of the last connections took says how long the way is; so many times that it is given.
+_PATIENCE: Final = 4
+_LAST: Final = 8
+_REACH_MOST_S: Final = 5.0
 
 
 class Proxy(NamedTuple):
@@ -115,6 +120,7 @@ class Dialer:
     def __init__(self, proxy: Proxy | None, count: Count) -> None:
         self._proxy = proxy
         self._count = count
+        self._took_s: deque[float] = deque(maxlen=_LAST)  # connections, with their names
 
     async def dial(self, origin: Origin, tls: ssl.SSLContext | None, timeout_s: float) -> Connection:
         """As `open_connection`. Raises `ConnectFailed`."""
@@ -126,18 +132,36 @@ class Dialer:
             raise ConnectFailed(f"dial tcp {origin}: i/o timeout") from None
 
     async def can_reach(self, origin: Origin, timeout_s: float) -> bool:
-        """Whether a new connection comes about, to the proxy where there is one. Nothing is said on it."""
+        """Whether a new connection comes about, to the proxy where there is one. Nothing is said on it.
+
+        A slow way is given more time than `timeout_s`. After half of it a second connection is tried beside the first:
+        the system would send a first packet that was lost again only after a second.
+        """
         target = origin if self._proxy is None else self._proxy.origin
-        try:
-            connection = await open_connection(target, None, timeout_s)
-        except ConnectFailed:
-            return False
-        connection.close()
-        return True
+        limit_s = min(max(timeout_s, _PATIENCE * min(self._took_s, default=0.0)), _REACH_MOST_S)
+        reached = False
+
+        async def attempt(delay_s: float) -> None:
+            nonlocal reached
+            await trio.sleep(delay_s)
+            try:
+                (await open_connection(target, None, limit_s)).close()
+                reached = True
+            except ConnectFailed:
+                pass
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.cancel_scope.deadline = trio.current_time() + limit_s
+            nursery.start_soon(attempt, 0)
+            nursery.start_soon(attempt, limit_s / 2)
+        return reached
 
     async def _reach(self, origin: Origin, timeout_s: float) -> socket.socket:
         proxy = self._proxy
+        began = trio.current_time()
         connection = await open_connection(origin if proxy is None else proxy.origin, None, timeout_s)
+        self._took_s.append(trio.current_time() - began)
         sock = connection.detach()
         # What is sent and never acknowledged ends the connection, also where no time limit of a call does.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT_MS)

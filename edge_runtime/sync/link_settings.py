@@ -34,19 +34,19 @@ class LinkLimits(NamedTuple):
     """For how long things are waited for, how large an answer may be, and how many calls go on at once.
 
     `probe_least_s`: a change of the network breaks no probe off that is younger. `news_pause_s`: between two changes of
-    the network that are acted on. `outside_window_s`: so long a link may be used outside its windows when somebody asks
-    for it.
+    the network that are acted on; with `reach_timeout_s` it is less than the second within which a lost way is noticed.
+    `outside_window_s`: so long a link may be used outside its windows when somebody asks for it.
     `passed_on_max` are those of apps, which have connections of their own: a slow app must not hold up what waits.
     """
 
     connect_timeout_s: float = 10.0
     call_timeout_s: float = 15.0
     probe_timeout_s: float = 5.0
-    reach_timeout_s: float = 0.8
+    reach_timeout_s: float = 0.5
     first_backoff_s: float = 0.25
     pause_most_s: float = 60.0
     probe_least_s: float = 0.5
-    news_pause_s: float = 0.5
+    news_pause_s: float = 0.2
     outside_window_s: float = 600.0
     answer_bytes_max: int = 16 * 2**20
     connections_max: int = 16

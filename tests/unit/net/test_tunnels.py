@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from edge_runtime.net.connections import ConnectFailed, Origin
 from edge_runtime.net.tunnels import Dialer, Proxy, parse_proxy
@@ -101,6 +103,65 @@ async def test_a_silent_proxy_is_not_waited_for() -> None:
         await listener[0].aclose()
         assert await Dialer(None, Counted()).can_reach(origin, 5)
         assert not await Dialer(Proxy(Origin("http", "127.0.0.1", port)), Counted()).can_reach(FAR, 5)
+
+
+class Way:
+    """Each connection takes as long as the next number says; a negative one is refused then."""
+
+    def __init__(self, *takes_s: float) -> None:
+        self.takes_s = list(takes_s)
+        self.closed = 0
+
+    async def open(self, origin: Origin, tls: None, timeout_s: float) -> Way:
+        takes_s = self.takes_s.pop(0)
+        with trio.move_on_after(timeout_s):
+            await trio.sleep(abs(takes_s))
+            if takes_s >= 0:
+                return self
+        raise ConnectFailed("refused, or too late")
+
+    def detach(self) -> socket.socket:
+        return socket.socket()
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+@pytest.mark.parametrize(
+    ("takes_s", "reached", "after_s"),
+    [
+        ([0.1], True, 0.1),
+        ([60, 0.1], True, 0.35),  # the first packet was lost
+        ([60, 60], False, 0.5),
+        ([-0.1], False, 0.1),
+        ([60, -0.1], False, 0.35),
+    ],
+)
+async def test_a_way_is_tried_twice(
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    takes_s: tuple[float, ...],
+    reached: bool,
+    after_s: float,
+) -> None:
+    way = Way(*takes_s)
+    monkeypatch.setattr("edge_runtime.net.tunnels.open_connection", way.open)
+    began = trio.current_time()
+    assert await Dialer(None, Counted()).can_reach(FAR, 0.5) == reached
+    assert trio.current_time() - began == pytest.approx(after_s)
+    assert (way.takes_s, way.closed) == ([], int(reached))
+
+
+async def test_a_slow_way_is_given_more_time(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    way = Way(0.7, 3, 0.9, 60, 60, 60)
+    monkeypatch.setattr("edge_runtime.net.tunnels.open_connection", way.open)
+    dialer = Dialer(None, Counted())
+    (await dialer.dial(FAR, None, 5)).close()
+    (await dialer.dial(FAR, None, 5)).close()
+    assert await dialer.can_reach(FAR, 0.5)
+    began = trio.current_time()
+    assert not await dialer.can_reach(FAR, 0.5)
+    assert trio.current_time() - began == pytest.approx(4 * 0.7)
 
 
 def test_a_proxy_is_a_url() -> None:
