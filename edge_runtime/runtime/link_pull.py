@@ -125,7 +125,9 @@ async def _open_kept(node: Node, resource: CloudLink, stack: AsyncExitStack) -> 
 
 async def _note(shared: SharedLink, resource: CloudLink, kept: SealedSecrets) -> None:
     """One of the link's apps writes down from time to time how late it is; the last time when it goes."""
-    ages = {f"{shared.link.name}/{route.remote_store}": route.age_max_s for route in resource.secrets}
+    from edge_runtime.sync.secrets_down import place_of
+
+    ages = {place_of(shared.link, route.remote_store): route.age_max_s for route in resource.secrets}
     pause_s = min(max(min(ages.values()) / _NOTES, _NOTE_MIN_S), _NOTE_MAX_S)
     async with shared.locks.setdefault("secrets", trio.Lock()):
 

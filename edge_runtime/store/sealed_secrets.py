@@ -27,7 +27,8 @@ logger: Final = logging.getLogger("dapr.runtime.store")
 RECORDS_MAX: Final = 1000
 BYTES_MAX: Final = 4 * 2**20
 RECORD_BYTES_MAX: Final = 2**18
-# The name of the record that says when all of a store's secrets were fetched; no secret has it.
+# The name of the record that says when all of a store's secrets were fetched; no secret has it. It is written before
+# them, and gives way first: without it nobody takes for all what is left.
 ALL: Final = ""
 
 Values = Mapping[str, str]
@@ -122,12 +123,14 @@ class SealedSecrets:
         return found, damaged
 
     async def put(self, route: str, secrets: Mapping[str, Values], metadata: Mapping[str, str]) -> int:
-        """Keep them in place of what was kept; how many are too large for that."""
+        """Keep them in place of what was kept; how many are too large for that. Without those it is not all."""
         rows = [self._row(route, Secret(name, metadata), values) for name, values in secrets.items()]
-        fitting = [row for row in rows if len(row[3]) <= RECORD_BYTES_MAX]
+        large = [row[0] for row in rows if len(row[3]) > RECORD_BYTES_MAX]
+        gone = {*large, self._mark(route, Secret(ALL, metadata))} if large else set()
+        fitting = [row for row in rows if row[0] not in gone]
         size = sum(len(row[3]) for row in fitting)
-        await self._database.write(partial(_put, fitting), size_bytes=size)
-        return len(rows) - len(fitting)
+        await self._database.write(partial(_put, fitting, gone), size_bytes=size)
+        return len(large)
 
     async def remove(self, route: str, secrets: Iterable[Secret]) -> None:
         """Those that are kept."""
@@ -204,7 +207,8 @@ def _base(ask: Callable[[str], Sequence[Sequence[Any]]], boot: str, up: int) -> 
     return latest - up, latest
 
 
-def _put(rows: Sequence[tuple[Any, ...]], connection: sqlite3.Connection) -> None:
+def _put(rows: Sequence[tuple[Any, ...]], gone: Iterable[bytes], connection: sqlite3.Connection) -> None:
+    connection.executemany("DELETE FROM sealed_secret WHERE id = ?", [(mark,) for mark in gone])
     connection.executemany(_INSERT, rows)
     count, size = connection.execute("SELECT count(*), coalesce(sum(length(record)), 0) FROM sealed_secret").fetchone()
     while count > RECORDS_MAX or size > BYTES_MAX:

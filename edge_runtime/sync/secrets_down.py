@@ -53,7 +53,7 @@ class LinkedSecrets:
     features: frozenset[str] = frozenset()
 
     def __init__(self, route: SecretsRoute, link: Link, kept: SealedSecrets | None) -> None:
-        self.name = f"{link.name}/{route.remote_store}"
+        self.name = place_of(link, route.remote_store)
         self._route = route
         self._link = link
         self._kept = kept
@@ -207,6 +207,11 @@ class LinkedSecrets:
                 self._asking[key] = lock, users - 1
 
 
+def place_of(link: Link, remote_store: str) -> str:
+    """Whose secrets they are: those of another sidecar, under whatever name of the link, are others."""
+    return f"{link.name}/{remote_store} {link.settings.resource.http}"
+
+
 class SecretsReport:
     """What is kept of a remote store, as `sync.link_routes.LinkRoute`."""
 
@@ -215,7 +220,7 @@ class SecretsReport:
     def __init__(self, route: SecretsRoute, link: Link, kept: SealedSecrets | None) -> None:
         self.name = route.remote_store
         self._age_max_s = route.age_max_s
-        self._place = f"{link.name}/{route.remote_store}"
+        self._place = place_of(link, route.remote_store)
         self._kept = kept
 
     async def status(self) -> dict[str, Any]:

@@ -11,13 +11,20 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from edge_runtime.config.links import SecretsRoute
+from edge_runtime.config.links import CloudLink, SecretsRoute
 from edge_runtime.model.errors import DriverError, Unreachable
 from edge_runtime.security.secret_box import SecretBox
 from edge_runtime.store.database import open_databases
-from edge_runtime.store.sealed_secrets import Clocks, SealedSecrets, Secret, open_sealed_secrets
+from edge_runtime.store.sealed_secrets import (
+    RECORD_BYTES_MAX,
+    RECORDS_MAX,
+    Clocks,
+    SealedSecrets,
+    Secret,
+    open_sealed_secrets,
+)
 from edge_runtime.sync.link_answers import Answer, Failed, Refused
-from edge_runtime.sync.link_settings import LinkState
+from edge_runtime.sync.link_settings import LinkSettings, LinkState
 from edge_runtime.sync.secrets_down import FRESH_S, LinkedSecrets, SecretGone
 
 ONE = "v1.0/secrets/far%2Fvault/a"
@@ -36,7 +43,8 @@ class FarLink:
 
     name = "cloud"
 
-    def __init__(self) -> None:
+    def __init__(self, http: str = "http://far") -> None:
+        self.settings = LinkSettings(CloudLink(self.name, http))
         self.state = LinkState("up")
         self.answers: dict[str, Any] = {}
         self.asked: list[tuple[str, Sequence[tuple[str, str]]]] = []
@@ -74,7 +82,7 @@ class Opened:
         return (await self.store.get("a", metadata))["a"]
 
     async def is_kept(self, name: str = "a") -> bool:
-        return await self.kept.read("cloud/far/vault", Secret(name)) is not None
+        return await self.kept.read(self.store.name, Secret(name)) is not None
 
 
 @asynccontextmanager
@@ -238,6 +246,43 @@ async def test_single_secrets_are_not_all(autojump_clock: MockClock) -> None:
         one.link.down()
         with pytest.raises(Unreachable):
             await one.store.bulk_get({})
+
+
+async def test_a_secret_that_is_too_large_makes_it_not_all(autojump_clock: MockClock) -> None:
+    async with opened() as one:
+        everything = {"a": {"a": "1"}, "b": {"b": "1"}}
+        one.link.answers[BULK] = everything
+        assert await one.store.bulk_get({}) == everything
+        everything["b"] = {"b": "x" * RECORD_BYTES_MAX}
+        await trio.sleep(FRESH_S + 1)
+        for _ in range(2):
+            assert await one.store.bulk_get({}) == everything
+        assert len(one.link.asked) == 3
+        assert await one.is_kept("a")
+        assert not await one.is_kept("b"), "not the one before either"
+        one.link.down()
+        with pytest.raises(Unreachable):
+            await one.store.bulk_get({})
+
+
+async def test_too_many_secrets_are_not_all(autojump_clock: MockClock) -> None:
+    async with opened() as one:
+        everything = {str(number): {"": "1"} for number in range(RECORDS_MAX)}
+        one.link.answers[BULK] = everything
+        for _ in range(2):
+            assert await one.store.bulk_get({}) == everything
+        assert len(one.link.asked) == 2
+
+
+async def test_another_sidecar_s_secrets_are_others(autojump_clock: MockClock) -> None:
+    """Two apps may have links of one name to different places."""
+    async with opened() as one:
+        one.link.answers[ONE] = {"a": "1"}
+        await one.value()
+        other: Any = FarLink("http://elsewhere")
+        other.down()
+        with pytest.raises(Unreachable):
+            await LinkedSecrets(SecretsRoute("far/vault", MAX_S), other, one.kept).get("a", {})
 
 
 async def test_what_all_no_longer_have_is_forgotten(autojump_clock: MockClock) -> None:
