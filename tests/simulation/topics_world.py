@@ -522,9 +522,11 @@ class World:
         who, _, number = event["id"].partition("-")
         place = who, event["data"]["key"]
         if int(number) < self._newest.get(place, 0):
+            if self._retried:  # somebody has put a dead letter back
+                return
             if self.plan.drops:  # its request came late after all, when it had been dropped: the ledger will tell
                 self._overtaken.append(event["id"])
-            elif not self._retried:  # else somebody has put a dead letter back
+            else:
                 self.stage.fail(f"{event['id']} of key {place[1]} came after {who}-{self._newest[place]}")
             return
         self._newest[place] = int(number)
