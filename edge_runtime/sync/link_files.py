@@ -34,13 +34,18 @@ class DayFile:
             return 0, 0.0
 
     def save(self, spent: int, day_age_s: float) -> None:
-        """Whole or not at all."""
+        """On disk when it returns, whole or not at all: a power cut must not give a metered day its bytes again."""
         text = json.dumps({"spent": spent, "began": round(self._wall() - day_age_s)})
         try:
-            os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
+            folder = os.path.dirname(self._path)
+            os.makedirs(folder, mode=0o700, exist_ok=True)
             with open(f"{self._path}.new", "w") as file:
                 file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
             os.replace(f"{self._path}.new", self._path)
+            _sync(folder)
+            _sync(os.path.dirname(folder))
         except OSError as error:
             logger.warning("%s: cannot be written: %s", self._path, error.strerror)
 

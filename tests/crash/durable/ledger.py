@@ -81,13 +81,15 @@ class Ledger:
 
 
 class Book(NamedTuple):
-    """One thing's lines: how it says them, and how it checks what it finds against them."""
+    """One thing's lines: how it says them, and how it checks what it finds. Without `say` it only looks."""
 
     thing: str
     ledger: Ledger
-    say: Say
+    say: Say | None
 
     def note(self, key: str, verb: str, number: int) -> None:
+        if self.say is None:
+            return
         line = f"{self.thing} {key} {verb} {number}"
         self.ledger.take(line)
         self.say(line)

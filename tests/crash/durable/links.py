@@ -38,7 +38,7 @@ class Pauses:
 
 
 class Days:
-    """What a link has spent of its day: nobody is promised the last of it, but what is read was written."""
+    """What a link has spent of its day: no less than was written down last, so that no day is spent twice."""
 
     modules = ()
     tables = ()

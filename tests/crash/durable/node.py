@@ -49,7 +49,7 @@ async def load(
                 nursery.start_soon(loaded[name].load, node, told[name], turns)
 
 
-async def check(folder: str, ledger: Ledger, say: Say = lambda _: None) -> None:
+async def check(folder: str, ledger: Ledger, say: Say | None = None) -> None:
     """Open, verify every page, and hold everything against the ledger. Raises `Lost`."""
     async with open_node(folder) as node:
         for name, thing in things().items():

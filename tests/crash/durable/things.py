@@ -83,7 +83,7 @@ def things() -> dict[str, Thing]:
     return found
 
 
-def books(ledger: Ledger, say: Say) -> dict[str, Book]:
+def books(ledger: Ledger, say: Say | None) -> dict[str, Book]:
     return {name: Book(name, ledger, say) for name in THINGS}
 
 

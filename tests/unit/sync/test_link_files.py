@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -43,3 +45,18 @@ async def test_a_pause_that_cannot_be_marked_is_none(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable, match=r"cloud\.paused: cannot be changed: "):
         await PauseMark(str(tmp_path), "cloud").set(True)
     assert not PauseMark(str(tmp_path), "cloud").is_set()
+
+
+def test_a_day_is_flushed_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+
+        def call(*args: object, name: str = name, real: Callable[..., object] = real) -> object:
+            calls.append(name)
+            return real(*args)
+
+        monkeypatch.setattr(os, name, call)
+    DayFile(str(tmp_path / "links" / "cloud.json"), lambda: 0.0).save(5, 0.0)
+    assert calls[:2] == ["fsync", "replace"]
+    assert "fsync" in calls[2:], "the name is flushed too"
