@@ -143,6 +143,7 @@ class Plan:
         "_held",
         "_hungry",
         "_keys",
+        "_paused",
         "_ready",
         "_up",
         "_waiting",
@@ -163,6 +164,7 @@ class Plan:
         self._ready: list[tuple[int, str]] = []  # heaps; what no longer holds is passed over when it comes up
         self._waiting: list[tuple[int, int, str]] = []
         self._hungry: dict[str, None] = {}  # keys with nothing in their queue and something on disk
+        self._paused: dict[str, int] = {}  # keys of which nothing is taken, by how many ask for that
         self._held = 0  # entries of keys that do not wait
         self._flying_bytes = 0
         self._up = False
@@ -320,6 +322,21 @@ class Plan:
                 key.queue = deque(other for other in key.queue if other.sequence != item.sequence)
                 self._held -= before - len(key.queue)
 
+    def pause(self, names: Iterable[str]) -> None:
+        """Take nothing of these keys until `go_on`: what was forgotten of them may have to come back, and go first."""
+        for name in names:
+            self._paused[name] = self._paused.get(name, 0) + 1
+
+    def go_on(self, names: Iterable[str]) -> None:
+        """That is known now."""
+        for name in names:
+            self._paused[name] -= 1
+            if not self._paused[name]:
+                del self._paused[name]
+                key = self._keys.get(name)
+                if key is not None and key.state is State.READY and key.queue:
+                    heappush(self._ready, (key.queue[0].sequence, name))
+
     def put_back(self, sequence: int, name: str) -> None:
         """An entry lies on disk again that was gone: it and what is behind it are to be read again."""
         if sequence >= self.cursor:
@@ -355,7 +372,8 @@ class Plan:
         while self._ready:
             sequence, name = self._ready[0]
             key = self._keys.get(name)
-            if key is not None and key.state is State.READY and key.queue and key.queue[0].sequence == sequence:
+            is_first = key is not None and bool(key.queue) and key.queue[0].sequence == sequence
+            if is_first and key is not None and key.state is State.READY and name not in self._paused:
                 return key.queue[0], key
             heappop(self._ready)
         return None

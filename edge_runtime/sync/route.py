@@ -176,6 +176,9 @@ class OpenRoute:
         room: dict[str, Sequence[Head]] = {}
         if self.bytes + size > settings.bytes_max:
             room["full"] = self._make_room(size, settings.priority if priority is None else priority)
+        # While they may have to come back, nothing behind them is sent.
+        paused = {head.key for head in room.get("full", ())}
+        self._plan.pause(paused)
         self.entries += 1
         self.bytes += size
         self._appending += 1
@@ -192,6 +195,9 @@ class OpenRoute:
             self._appending_bytes -= size
             if not self._appending:
                 self._all_appended.set()
+            if paused:
+                self._plan.go_on(paused)
+                self.wake()
         for reason, heads in room.items():
             self._leavings.back(heads)
             self._shared.numbers.count_drops(self.name, reason, heads)

@@ -58,6 +58,31 @@ def test_a_key_is_sent_one_by_one() -> None:
     assert taken(plan).sequence == 2
 
 
+def test_what_may_come_back_goes_first() -> None:
+    """The first was dropped to make room, and the disk has not said yet whether it takes the change."""
+    plan = plan_of(("a", 1), ("a", 1), ("b", 1))
+    plan.pause(["a"])
+    plan.forget([Item(1, "a", 1, 0)])
+    assert taken(plan).sequence == 3
+    assert not plan.has_work(0)
+    plan.put_back(1, "a")
+    plan.go_on(["a"])
+    read = plan.next_read()
+    assert read is not None
+    plan.loaded(read, [Item(1, "a", 1, 0), Item(2, "a", 1, 0)])
+    assert taken(plan).sequence == 1
+
+
+def test_a_paused_key_goes_on_with_the_last() -> None:
+    plan = plan_of(("a", 1))
+    plan.pause(["a"])
+    plan.pause(["a"])
+    plan.go_on(["a"])
+    assert plan.take(0) is None
+    plan.go_on(["a"])
+    assert taken(plan).sequence == 1
+
+
 def test_a_failure_waits_longer_each_time() -> None:
     plan = plan_of(("a", 1))
     for attempts, due in enumerate((1000, 2000, 4000, 4000)):
