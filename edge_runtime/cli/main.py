@@ -32,6 +32,7 @@ COMMANDS: Final = {
     "sync": Command("sync", "Show and steer cloud links: status, dry-run, pause, resume, now."),
     "conflicts": Command("conflicts", "Show and resolve what two sides had changed: list, show, resolve, retry."),
     "doctor": Command("doctor", "Find out what is wrong, and how it is mended."),
+    "support-bundle": Command("support_bundle", "Write down how the node is, for who helps, without secrets."),
     "backup": Command("backup", "Back the node up while it runs."),
     "restore": Command("restore", "Restore a backup, or verify one."),
     "completion": Command("completion", "Print completions for a shell: bash, zsh, fish."),
