@@ -26,6 +26,7 @@ ALL_DAYS: Final = frozenset(range(7))
 DAY_MINUTES: Final = 24 * 60
 
 _WHEN_FULL: Final = ("refuse", "drop-oldest", "drop-lowest-priority")
+_ATTEMPTS_MOST: Final = 1_000_000
 _DIRECTIONS: Final = ("up", "down", "both")
 _CONFLICTS: Final = ("remote-wins", "local-wins", "last-writer", "merge", "app", "keep-both")
 _SPEC: Final = ("endpoint", "token", "tls", "proxy", "budget", "metered", "windows", "probe", "routes")
@@ -40,12 +41,13 @@ _DAYS: Final = 'days such as "mon-fri", "sat,sun" or "daily"'
 
 
 class QueueLimits(NamedTuple):
-    """What may wait on a route, what goes first, and what happens when that is too much."""
+    """What may wait on a route, what goes first, and what happens when that is too much. `attempts_max` None: no end."""
 
     priority: int = 4
     bytes_max: int = 64 * 2**20
     age_max_s: float = 7 * 86400.0
     when_full: WhenFull = "refuse"
+    attempts_max: int | None = None
 
 
 class AnswerLimits(NamedTuple):
@@ -67,6 +69,7 @@ class TopicUp(NamedTuple):
     bytes_max: int = 64 * 2**20
     age_max_s: float = 7 * 86400.0
     when_full: WhenFull = "refuse"
+    attempts_max: int | None = None
 
 
 class TopicDown(NamedTuple):
@@ -367,20 +370,25 @@ def _topics_up(routes: Fields) -> Iterator[TopicUp]:
             limits.bytes_max,
             limits.age_max_s,
             limits.when_full,
+            limits.attempts_max,
         )
 
 
 def _queue_limits(one: Fields) -> QueueLimits:
     """`priority` and `limits` of a route whose entries wait."""
-    limits = one.fields("limits", ("size", "age", "whenFull"))
+    limits = one.fields("limits", ("size", "age", "whenFull", "attempts"))
     priority = one.integer("priority", 4)
     if not 0 <= priority <= 9:
         raise one.wrong("priority", "a whole number from 0 to 9")
+    attempts = limits.integer("attempts", 0)
+    if not 0 <= attempts <= _ATTEMPTS_MOST:
+        raise limits.wrong("attempts", f"a whole number from 0 (no end) to {_ATTEMPTS_MOST}")
     return QueueLimits(
         priority,
         _positive_size(limits, "size", 64 * 2**20, "64Mi"),
         _positive_s(limits, "age", 7 * 86400.0),
         cast(WhenFull, _choice(limits, "whenFull", _WHEN_FULL, "refuse")),
+        attempts or None,
     )
 
 

@@ -18,7 +18,7 @@ from edge_runtime.model.ports import BindingResponse, Entry
 from edge_runtime.sync.link import Link
 from edge_runtime.sync.link_answers import Refused, segment
 from edge_runtime.sync.outbox_route import OutboxRoute, time_left_s
-from edge_runtime.sync.queued_calls import answer_limit_s, call_id, excerpt, is_page
+from edge_runtime.sync.queued_calls import MESSAGE_BYTES, answer_limit_s, beginning_in_time, call_id, excerpt, is_page
 from edge_runtime.sync.topics_up import identity_attributes
 from edge_runtime.wire.exact_json import NotJson, compact, is_utf8
 
@@ -42,24 +42,41 @@ class FarBinding:
         self._link = link
         self._remote_name = remote_name
 
-    async def invoke(
-        self, operation: str, data: bytes, metadata: Mapping[str, str], limit_s: float = math.inf
-    ) -> BindingResponse:
+    async def invoke(self, operation: str, data: bytes, metadata: Mapping[str, str]) -> BindingResponse:
         """What the binding answers. Raises `Unreachable` at once while the link is away."""
-        metadata = crossing(metadata)
         if not is_exact_json(data):
             return await self._over_grpc(operation, data, metadata)
-        place = b"/v1.0/bindings/" + segment(self._remote_name).encode()
-        request = Request("POST", place, _JSON, Body(document(operation, data, metadata)))
-        return await self._read(await self._link.pass_on(request, limit_s))
-
-    async def _read(self, response: Response) -> BindingResponse:
+        response = await self._over_http(operation, data, metadata)
         try:
             content = await response.body.read(_ANSWER_BYTES_MAX)
         except BodyTooLarge:
             raise DriverError(f"link {self._link.name}: the answer is larger than {_ANSWER_BYTES_MAX} bytes") from None
         finally:
             await response.body.aclose()
+        return self._read(response, content)
+
+    async def begin_of(
+        self, operation: str, data: bytes, metadata: Mapping[str, str], bytes_max: int
+    ) -> tuple[BindingResponse, bool]:
+        """The same within the time that a call has which waited: the beginning of the answer, and whether that is all.
+
+        One that is long has been answered all the same, and must not be made again.
+        """
+        limit_s = answer_limit_s(len(data))
+        if not is_exact_json(data):
+            return _begin(await self._over_grpc(operation, data, metadata, limit_s), bytes_max)
+        response = await self._over_http(operation, data, metadata, limit_s)
+        body, whole = await beginning_in_time(self._link.name, response.body, max(bytes_max, MESSAGE_BYTES))
+        return _begin(self._read(response, body), bytes_max, whole)
+
+    async def _over_http(
+        self, operation: str, data: bytes, metadata: Mapping[str, str], limit_s: float = math.inf
+    ) -> Response:
+        place = b"/v1.0/bindings/" + segment(self._remote_name).encode()
+        request = Request("POST", place, _JSON, Body(document(operation, data, crossing(metadata))))
+        return await self._link.pass_on(request, limit_s)
+
+    def _read(self, response: Response, content: bytes) -> BindingResponse:
         shown = {
             name[len(_SHOWN) :].decode("latin-1"): value.decode("utf-8", "replace")
             for name, value in response.headers
@@ -72,14 +89,18 @@ class FarBinding:
             raise BindingFailed(text, code=response.status, metadata=shown)
         return BindingResponse(content, shown)
 
-    async def _over_grpc(self, operation: str, data: bytes, metadata: Mapping[str, str]) -> BindingResponse:
+    async def _over_grpc(
+        self, operation: str, data: bytes, metadata: Mapping[str, str], limit_s: float | None = None
+    ) -> BindingResponse:
         from edge_runtime.net.grpc.client import RpcError
         from edge_runtime.proto.dapr.proto.runtime.v1.binding_pb2 import InvokeBindingRequest, InvokeBindingResponse
 
         self.check_grpc()
-        request = InvokeBindingRequest(name=self._remote_name, data=data, metadata=metadata, operation=operation)
+        request = InvokeBindingRequest(
+            name=self._remote_name, data=data, metadata=crossing(metadata), operation=operation
+        )
         try:
-            reply = await self._link.rpc(_RPC, request, InvokeBindingResponse, ())
+            reply = await self._link.rpc(_RPC, request, InvokeBindingResponse, (), limit_s)
         except RpcError as error:
             raise DriverError(f"link {self._link.name}: {error.message}", code=error.code) from error
         return BindingResponse(reply.message.data or None, dict(reply.message.metadata))
@@ -136,21 +157,27 @@ class QueuedBinding(OutboxRoute):
 
     async def _call(self, operation: str, data: bytes, metadata: Mapping[str, str]) -> dict[str, Any]:
         try:
-            response = await self._far.invoke(operation, data, metadata, answer_limit_s(len(data)))
+            response, whole = await self._far.begin_of(operation, data, metadata, self._answer_bytes_max)
         except BindingFailed as error:
             await self._link.confirm()
             if error.code is not None and 400 <= error.code < 500 and error.code not in (401, 407, 408, 425, 429):
                 raise Refused(str(error), None, error.code) from error
             raise
-        body = response.data or b""
         answer: dict[str, Any] = {
             "status": 204 if response.data is None else 200,
             "metadata": dict(response.metadata),
-            "body": body[: self._answer_bytes_max],
+            "body": response.data or b"",
         }
-        if len(body) > self._answer_bytes_max:
+        if not whole:
             answer["truncated"] = True
         return answer
+
+
+def _begin(answer: BindingResponse, bytes_max: int, whole: bool = True) -> tuple[BindingResponse, bool]:
+    data = answer.data
+    if data is None or len(data) <= bytes_max:
+        return answer, whole
+    return answer._replace(data=data[:bytes_max]), False
 
 
 def crossing(metadata: Mapping[str, str]) -> dict[str, str]:

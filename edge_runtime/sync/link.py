@@ -264,19 +264,29 @@ class Link(KeptLink):
             await self._doubt(session, since)
 
     async def rpc(
-        self, path: str, request: Message, reply_type: type[M], metadata: Sequence[tuple[str, str | bytes]]
+        self,
+        path: str,
+        request: Message,
+        reply_type: type[M],
+        metadata: Sequence[tuple[str, str | bytes]],
+        limit_s: float | None = None,
     ) -> Reply[M]:
         """A unary gRPC call that an app has made. Raises `RpcError` for what the other side says."""
         self._must_be_up()
         data = request.SerializeToString()
         self._take_place()
         try:
-            return await self._rpc(path, data, reply_type, metadata)
+            return await self._rpc(path, data, reply_type, metadata, limit_s)
         finally:
             self._give_place_back()
 
     async def _rpc(
-        self, path: str, data: bytes, reply_type: type[M], metadata: Sequence[tuple[str, str | bytes]]
+        self,
+        path: str,
+        data: bytes,
+        reply_type: type[M],
+        metadata: Sequence[tuple[str, str | bytes]],
+        limit_s: float | None,
     ) -> Reply[M]:
         from edge_runtime.net.grpc.client import RpcError
 
@@ -284,7 +294,9 @@ class Link(KeptLink):
             since = trio.current_time()
             client = await self._rpcs(session)
             try:
-                reply = await client.unary(path, data, reply_type, metadata=[*self._ends.metadata, *metadata])
+                reply = await client.unary(
+                    path, data, reply_type, metadata=[*self._ends.metadata, *metadata], timeout_s=limit_s
+                )
             except RpcError as error:
                 await self._explain(session, error, since)
                 raise

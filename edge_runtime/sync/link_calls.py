@@ -65,6 +65,7 @@ class LinkCalls:
             queue.age_max_s,
             queue.priority,
             queue.when_full,
+            attempts_max=queue.attempts_max,
             limit_name=LIMIT_NAME,
             fates=FateLimits(answers.bytes_max, answers.age_max_s),
         )

@@ -24,6 +24,7 @@ from edge_runtime.sync.outbox_route import OutboxRoute, time_left_s
 ANSWER_LIMIT_S: Final = 60.0
 SLOWEST_BYTES_PER_S: Final = 1000.0
 BODY_BYTES_MAX: Final = 16 * 2**20
+MESSAGE_BYTES: Final = 4096  # of an answer, which are looked into however little is kept of it
 _LATER: Final = (408, 425, 429)
 _SUSPICIOUS: Final = (407, 502, 503, 504)
 _SIDECAR: Final = "ERR_DIRECT_INVOKE"
@@ -75,21 +76,21 @@ class QueuedCalls(OutboxRoute):
         request = Request(payload["method"], payload["path"], [*headers, *identity(entry.id)], Body(payload["body"]))
         limit_s = answer_limit_s(len(payload["body"]))
         response = await self._link.pass_on(far_request(payload["app"], request), limit_s)
-        with trio.move_on_after(ANSWER_LIMIT_S) as late:
-            answer = await kept_answer(response, self._answer_bytes_max)
-        if late.cancelled_caught:
-            raise DriverError(f"link {self._link.name}: the answer did not come to its end within {ANSWER_LIMIT_S:g} s")
-        await self._judge(response, answer)
+        body, whole = await beginning_in_time(
+            self._link.name, response.body, max(self._answer_bytes_max, MESSAGE_BYTES)
+        )
+        await self._judge(response, body)
+        answer = kept_answer(response, body, whole, self._answer_bytes_max)
         said = {name: payload[name] for name in ("caller", "app", "method", "path")}
         return {**said, "enqueued": entry.enqueued_at, "answer": answer}
 
-    async def _judge(self, response: Response, answer: Mapping[str, Any]) -> None:
+    async def _judge(self, response: Response, body: bytes) -> None:
         """Raises unless it is the call's outcome."""
         status = response.status
-        text = f"link {self._link.name}: answered {status}{excerpt(answer['body'])}"
+        text = f"link {self._link.name}: answered {status}{excerpt(body)}"
         if status in _SUSPICIOUS or 300 <= status < 400 or is_page(response):
             await self._link.confirm()
-        if says(answer["body"]) == _SIDECAR:
+        if says(body) == _SIDECAR:
             raise (Denied if status == 403 else DriverError)(text, code=status)
         if status >= 500 or status in _LATER or status == 407:
             raise DriverError(text, code=status)
@@ -114,17 +115,23 @@ def identity(entry: EntryId) -> tuple[Header, ...]:
     )
 
 
-async def kept_answer(response: Response, bytes_max: int) -> dict[str, Any]:
-    """Status, headers and the beginning of the body; the rest is not waited for."""
-    body, whole = await _beginning(response.body, bytes_max)
+def kept_answer(response: Response, body: bytes, whole: bool, bytes_max: int) -> dict[str, Any]:
+    """Status, headers and the beginning of the body."""
     answer: dict[str, Any] = {
         "status": response.status,
         "headers": [[name, value] for name, value in response.headers],
-        "body": body,
+        "body": body[:bytes_max],
     }
-    if not whole:
+    if not whole or len(body) > bytes_max:
         answer["truncated"] = True
     return answer
+
+
+async def beginning_in_time(link: str, body: Body, bytes_max: int) -> tuple[bytes, bool]:
+    """The beginning of an answer's body, and whether that is all; the rest is not waited for. Raises `DriverError`."""
+    with trio.move_on_after(ANSWER_LIMIT_S):
+        return await _beginning(body, bytes_max)
+    raise DriverError(f"link {link}: the answer did not come to its end within {ANSWER_LIMIT_S:g} s")
 
 
 async def _beginning(body: Body, bytes_max: int) -> tuple[bytes, bool]:

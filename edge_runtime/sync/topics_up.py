@@ -30,6 +30,7 @@ def route_settings(link: str, topic: TopicUp) -> RouteSettings:
         topic.age_max_s,
         topic.priority,
         topic.when_full,
+        attempts_max=topic.attempts_max,
         limit_name=LIMIT_NAME,
     )
 

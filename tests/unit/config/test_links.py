@@ -69,7 +69,7 @@ FULL = """
   routes:
     topicsUp:
     - {pubsub: pubsub, topic: orders, remotePubsub: kafka, remoteTopic: edge, priority: 7,
-       limits: {size: 1Mi, age: 2h, whenFull: drop-oldest}}
+       limits: {size: 1Mi, age: 2h, whenFull: drop-oldest, attempts: 9}}
     - {pubsub: pubsub, topic: alarms}
     topicsDown:
     - {remotePubsub: kafka, remoteTopic: commands, pubsub: pubsub, topic: todo, metadata: {group: n1}}
@@ -84,7 +84,7 @@ FULL = """
     secrets:
     - {remoteStore: vault, maxAge: 12h}
     invocation:
-    - {appID: billing, queued: true, priority: 2, limits: {size: 1Mi, age: 2h, whenFull: drop-oldest},
+    - {appID: billing, queued: true, priority: 2, limits: {size: 1Mi, age: 2h, whenFull: drop-oldest, attempts: 5},
        answers: {size: 2Mi, age: 1h, body: 1Ki}}
     - {appID: ledger.production}
     bindings:
@@ -113,7 +113,7 @@ def test_a_whole_link_is_read(tmp_path: Path) -> None:
     assert (found.bytes_per_second, found.bytes_per_day, found.metered, found.probe_s) == (65536, 10**7, True, 10.0)
     assert found.windows == (Window(frozenset(range(5)), 22 * 60, 5 * 60), Window(ALL_DAYS, 90, 1440))
     assert found.topics_up == (
-        TopicUp("pubsub", "orders", "kafka", "edge", 7, 2**20, 7200.0, "drop-oldest"),
+        TopicUp("pubsub", "orders", "kafka", "edge", 7, 2**20, 7200.0, "drop-oldest", 9),
         TopicUp("pubsub", "alarms", "pubsub", "alarms"),
     )
     assert found.topics_down == (
@@ -129,7 +129,7 @@ def test_a_whole_link_is_read(tmp_path: Path) -> None:
         ConfigurationRoute("configstore", ("c",), "central"),
     )
     assert found.secrets == (SecretsRoute("vault", 43200.0),)
-    queue, answers = QueueLimits(2, 2**20, 7200.0, "drop-oldest"), AnswerLimits(2**21, 3600.0, 1024)
+    queue, answers = QueueLimits(2, 2**20, 7200.0, "drop-oldest", 5), AnswerLimits(2**21, 3600.0, 1024)
     assert found.invocation == (
         InvocationRoute("billing", True, queue, answers),
         InvocationRoute("ledger.production"),
@@ -216,6 +216,8 @@ MISTAKES = {
     UP + ", priority: 10}\n": "11: spec.routes.topicsUp[0].priority: expected a whole number from 0 to 9, found '10'",
     UP + ", limits: {size: 0}}\n": "11: spec.routes.topicsUp[0].limits.size: expected a size above zero such as "
     "64Mi, found '0'",
+    UP + ", limits: {attempts: -1}}\n": "11: spec.routes.topicsUp[0].limits.attempts: expected a whole number from 0 (no "
+    "end) to 1000000, found '-1'",
     UP + ", limits: {whenFull: wait}}\n": "11: spec.routes.topicsUp[0].limits.whenFull: expected one of refuse, "
     "drop-oldest, drop-lowest-priority, found 'wait'",
     DOWN + "{remoteTopic: t}\n": "11: spec.routes.topicsDown[0].remotePubsub: expected a name, found nothing",

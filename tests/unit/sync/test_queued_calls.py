@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import AsyncIterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,6 +39,10 @@ class FarLink:
         self.sent.append(request)
         self.limits.append(limit_s)
         return self.answers.pop(0)
+
+    async def rpc(self, path: str, request: Any, reply_type: Any, metadata: Any, limit_s: float) -> Any:
+        self.limits.append(limit_s)
+        return SimpleNamespace(message=reply_type(data=b"123456789"))
 
     async def confirm(self) -> None:
         self.confirmed += 1
@@ -99,23 +104,35 @@ async def test_it_goes_out_with_its_identity() -> None:
     assert said["answer"] == {"status": 201, "headers": [[b"x-a", b"1"]], "body": b"12345678", "truncated": True}
 
 
+class Endless(Body):
+    """`closed` when nobody wants more of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.closed = False
+
+    @property
+    def buffered(self) -> bool:
+        return False
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        while True:
+            yield b"abc"
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+class Hanging(Endless):
+    async def chunks(self) -> AsyncIterator[bytes]:
+        yield b"a"
+        await trio.sleep_forever()
+
+
 async def test_of_a_stream_the_beginning_is_kept() -> None:
-    closed: list[bool] = []
-
-    class Endless(Body):
-        @property
-        def buffered(self) -> bool:
-            return False
-
-        async def chunks(self) -> AsyncIterator[bytes]:
-            while True:
-                yield b"abc"
-
-        async def aclose(self) -> None:
-            closed.append(True)
-
-    said = await calls(FarLink(Response(200, (), Endless()))).send(entry(PAYLOAD))
-    assert (said["answer"]["body"], said["answer"]["truncated"], closed) == (b"abcabcab", True, [True])
+    endless = Endless()
+    said = await calls(FarLink(Response(200, (), endless))).send(entry(PAYLOAD))
+    assert (said["answer"]["body"], said["answer"]["truncated"], endless.closed) == (b"abcabcab", True, True)
 
 
 def words(code: str) -> Body:
@@ -137,7 +154,7 @@ def words(code: str) -> Body:
     ],
 )
 async def test_which_answers_are_the_outcome(status: int, body: Body, outcome: type[DriverError] | None) -> None:
-    queued = QueuedCalls(FarLink(Response(status, (), body)), "a", 1000, lambda: 0.0)  # type: ignore[arg-type]
+    queued = QueuedCalls(FarLink(Response(status, (), body)), "a", 0, lambda: 0.0)  # type: ignore[arg-type]
     if outcome is None:
         assert (await queued.send(entry(PAYLOAD)))["answer"]["status"] == status
         return
@@ -162,15 +179,6 @@ async def test_time_passes_while_it_waits() -> None:
 
 
 async def test_an_answer_is_not_waited_for_without_end(autojump_clock: object) -> None:
-    class Hanging(Body):
-        @property
-        def buffered(self) -> bool:
-            return False
-
-        async def chunks(self) -> AsyncIterator[bytes]:
-            yield b"a"
-            await trio.sleep_forever()
-
     link = FarLink(Response(200, (), Hanging()))
     with pytest.raises(DriverError, match="did not come to its end within 60 s"):
         await calls(link).send(entry({**PAYLOAD, "body": b"x" * 30_000}))
@@ -230,6 +238,28 @@ async def test_a_queued_binding_keeps_and_sends() -> None:
         "to": "x", "edgenode": "n", "edgeepoch": "1", "edgesequence": "7",
     }  # fmt: skip
     assert said == {"operation": "create", "enqueued": 1000.0, "answer": {"status": 204, "metadata": {}, "body": b""}}
+
+
+async def test_a_long_answer_of_a_binding_is_one(autojump_clock: object) -> None:
+    """It was made: to make it again because of what it said would do harm."""
+    endless = Endless()
+    said = await binding(FarLink(Response(200, (), endless))).send(entry(BOUND))
+    assert (said["answer"]["body"], said["answer"]["truncated"], endless.closed) == (b"abcabcab", True, True)
+    said = await binding(FarLink(Response(200, (), Body(b"123456789")))).send(entry(BOUND))
+    assert (said["answer"]["body"], said["answer"]["truncated"]) == (b"12345678", True)
+
+
+async def test_a_binding_s_answer_is_not_waited_for_without_end(autojump_clock: object) -> None:
+    link = FarLink(Response(200, (), Hanging()))
+    with pytest.raises(DriverError, match="did not come to its end within 60 s"):
+        await binding(link).send(entry(BOUND))
+
+
+async def test_other_data_have_as_long_to_be_answered() -> None:
+    link = FarLink(grpc="http://far")
+    said = await binding(link).send(entry({**BOUND, "data": b"\xff" * 30_000}))
+    assert said["answer"] == {"status": 200, "metadata": {}, "body": b"12345678", "truncated": True}
+    assert link.limits == [90.0]
 
 
 @pytest.mark.parametrize(("status", "permanent"), [(400, True), (403, True), (429, False), (500, False)])

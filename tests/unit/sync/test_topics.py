@@ -28,7 +28,7 @@ from edge_runtime.sync.topics_up import TopicUpRoute, route_settings
 from edge_runtime.wire import cloudevents
 from tests.brokers import until
 
-TOPIC = TopicUp("pubsub", "orders", "kafka", "edge-orders", 7, 1000, 60.0, "drop-oldest")
+TOPIC = TopicUp("pubsub", "orders", "kafka", "edge-orders", 7, 1000, 60.0, "drop-oldest", 9)
 EVENT = b'{"specversion":"1.0","id":"1","source":"s","type":"t","data":1.10,"edgenode":"older"}'
 MARKS = {"edgenode": "n", "edgeepoch": "1", "edgesequence": "2"}
 
@@ -90,7 +90,13 @@ async def sent(data: bytes, metadata: Mapping[str, str] | None = None, *, waited
 
 def test_a_route_has_the_limits_of_its_topic() -> None:
     assert route_settings("cloud", TOPIC) == RouteSettings(
-        "link/cloud/pubsub/orders", 1000, 60.0, 7, "drop-oldest", limit_name="limits.size of the CloudLink's route"
+        "link/cloud/pubsub/orders",
+        1000,
+        60.0,
+        7,
+        "drop-oldest",
+        attempts_max=9,
+        limit_name="limits.size of the CloudLink's route",
     )
 
 
