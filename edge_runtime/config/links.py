@@ -41,7 +41,7 @@ _DAYS: Final = 'days such as "mon-fri", "sat,sun" or "daily"'
 
 
 class QueueLimits(NamedTuple):
-    """What may wait on a route, what goes first, and what happens when that is too much. `attempts_max` None: no end."""
+    """What may wait on a route, what goes first, and what happens when that is too much; how often one is tried."""
 
     priority: int = 4
     bytes_max: int = 64 * 2**20

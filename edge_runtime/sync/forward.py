@@ -50,16 +50,26 @@ class Outbox(Look):
     async def open_route(self, settings: RouteSettings, send: Send) -> AsyncIterator[RouteEnd]:
         """The route, sending through `send` until the block is left. What waits then stays on disk."""
         async with self._opening:
-            route = self._routes.get(settings.name) or await self._open(settings)
-            await route.store.keep_fates(settings.fates)
+            route = await self._opened(settings.name) or await self._open(settings)
+            if send is not _nobody or not route.ends:
+                await route.store.keep_fates(settings.fates)
+                route.configure(settings)
             end = RouteEnd(route, send)
             route.ends.append(end)
-            route.configure(settings)
         try:
             yield end
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + self._shared.limits.close_timeout_s):
                 await self._leave(route, end)
+
+    async def _opened(self, name: str) -> OpenRoute | None:
+        """The route if it is open. One that a slow disk still keeps from closing is waited for."""
+        route = self._routes.get(name)
+        if route is None or not route.scope.cancel_called:
+            return route
+        await route.closed.wait()
+        del self._routes[name]
+        return None
 
     async def _open(self, settings: RouteSettings) -> OpenRoute:
         route = OpenRoute(await self._shared.store.open_route(settings.name), settings, self._shared)
@@ -69,8 +79,10 @@ class Outbox(Look):
 
     async def _leave(self, route: OpenRoute, end: RouteEnd) -> None:
         async with self._opening:
-            await end.leave()
-            route.ends.remove(end)
+            try:
+                await end.leave()
+            finally:
+                route.ends.remove(end)
             if route.ends:
                 return
             route.scope.cancel()

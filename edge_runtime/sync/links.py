@@ -266,14 +266,15 @@ class Links:
 
     async def pause(self, name: str, paused: bool) -> None:
         """Let a link rest, or go on, whoever has it open; on disk when it returns. Raises `StoreUnavailable`."""
-        await PauseMark(self._state_dir, name).set(paused)
-        for shared in self._open.values():
-            if shared.link.name != name:
-                continue
-            if paused:
-                shared.link.pause()
-            else:
-                shared.link.resume()
+        async with self._opening:  # a link that is being opened has read the mark already
+            await PauseMark(self._state_dir, name).set(paused)
+            for shared in self._open.values():
+                if shared.link.name != name:
+                    continue
+                if paused:
+                    shared.link.pause()
+                else:
+                    shared.link.resume()
 
     async def _leave(self, shared: SharedLink, components: Mapping[str, LocalPubSub]) -> None:
         async with self._opening:

@@ -216,8 +216,8 @@ MISTAKES = {
     UP + ", priority: 10}\n": "11: spec.routes.topicsUp[0].priority: expected a whole number from 0 to 9, found '10'",
     UP + ", limits: {size: 0}}\n": "11: spec.routes.topicsUp[0].limits.size: expected a size above zero such as "
     "64Mi, found '0'",
-    UP + ", limits: {attempts: -1}}\n": "11: spec.routes.topicsUp[0].limits.attempts: expected a whole number from 0 (no "
-    "end) to 1000000, found '-1'",
+    UP + ", limits: {attempts: -1}}\n": "11: spec.routes.topicsUp[0].limits.attempts: expected a whole number from "
+    "0 (no end) to 1000000, found '-1'",
     UP + ", limits: {whenFull: wait}}\n": "11: spec.routes.topicsUp[0].limits.whenFull: expected one of refuse, "
     "drop-oldest, drop-lowest-priority, found 'wait'",
     DOWN + "{remoteTopic: t}\n": "11: spec.routes.topicsDown[0].remotePubsub: expected a name, found nothing",

@@ -19,7 +19,9 @@ from edge_runtime.model.hlc import parse
 from edge_runtime.model.ports import Backoff, RouteSettings
 from edge_runtime.observability.metrics import render
 from edge_runtime.store.log_wakes import GroupLock
+from edge_runtime.store.outbox import RouteStore
 from edge_runtime.store.outbox_tables import ENTRY_OVERHEAD
+from edge_runtime.sync import forward
 from edge_runtime.sync.forward import OutboxLimits
 from tests.brokers import until
 from tests.outboxes import LIMITS, OtherEnd, open_world
@@ -32,6 +34,11 @@ SIZE = ENTRY_OVERHEAD + 11
 async def fill(route: Any, count: int, key: str = "k") -> None:
     for number in range(count):
         await route.append(key, b"%010d" % number)
+
+
+async def _after_a_while(disk: trio.Event) -> None:
+    await trio.testing.wait_all_tasks_blocked()
+    disk.set()
 
 
 def numbers(payloads: Sequence[bytes]) -> list[int]:
@@ -547,6 +554,41 @@ async def test_a_closed_route_can_be_tidied(tmp_path: Path) -> None:
         assert world.outbox.states() == []
         with pytest.raises(DriverError, match="no route 'other'; there is cloud"):
             await world.outbox.drop("other")
+
+
+async def test_tidying_leaves_an_open_route_s_limits(tmp_path: Path) -> None:
+    """Somebody who found it closed may come to it when it has just been opened."""
+    async with open_world(tmp_path) as world, world.route(OtherEnd()):
+        async with world.route(OtherEnd(), "other", bytes_max=1000, when_full="drop-oldest") as route:
+            opened = world.outbox._routes["other"]
+            async with world.outbox.open_route(RouteSettings("other", age_max_s=1e9), forward._nobody):
+                pass
+            assert opened.settings == RouteSettings("other", bytes_max=1000, when_full="drop-oldest")
+            await fill(route, 1)
+
+
+async def test_a_route_that_closes_slowly_can_be_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk may need longer than anybody waits for it, while the files are read again."""
+    disk, end = trio.Event(), OtherEnd()
+    async with open_world(tmp_path, LIMITS._replace(close_timeout_s=0.01)) as world:
+        async with world.route(end) as route:
+            await fill(route, 1)
+            remove = RouteStore.remove
+
+            async def slow(*args: Any) -> Any:
+                with trio.CancelScope(shield=True):
+                    await disk.wait()
+                    return await remove(*args)
+
+            monkeypatch.setattr(RouteStore, "remove", slow)
+            route.up()
+            await end.wait_for(1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_after_a_while, disk)
+            async with world.route(end) as route:
+                await fill(route, 1)
+                route.up()
+                await end.wait_for(2)
 
 
 async def test_an_unforeseen_error_loses_nothing(

@@ -325,9 +325,12 @@ class FakeOutbox:
     def __init__(self) -> None:
         self.open: list[FakeRoute] = []
         self.failures: dict[str, list[Exception]] = {}
+        self.gate: trio.Event | None = None
 
     @asynccontextmanager
     async def open_route(self, settings: RouteSettings, send: Send) -> AsyncIterator[FakeRoute]:
+        if self.gate is not None:
+            await self.gate.wait()
         if self.failures.get(settings.name):
             raise self.failures[settings.name].pop()
         route = FakeRoute()
@@ -362,6 +365,25 @@ async def test_apps_share_a_link_while_one_has_it(tmp_path: Path, nursery: trio.
         await one.publish_here("pubsub", "todo", b"2")
         assert ("todo", 2) in first["pubsub"].driver.published
     assert outbox.open == []
+
+
+async def test_a_link_that_is_being_opened_is_paused_too(tmp_path: Path, nursery: trio.Nursery) -> None:
+    outbox = FakeOutbox()
+    outbox.gate = gate = trio.Event()
+    links = Links(outbox, lambda: "me", Metrics(), str(tmp_path), nursery)
+    settings = LinkSettings(CloudLink("cloud", "http://127.0.0.1:9", topics_up=UPS))
+
+    async def pause() -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(links.pause, "cloud", True)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        gate.set()
+
+    nursery.start_soon(pause)
+    async with links.join(settings, {}) as shared:
+        with trio.fail_after(5):
+            while not shared.link.paused:  # noqa: ASYNC110
+                await trio.sleep(0.01)
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable("the disk is full"), RuntimeError("the disk is full")])
