@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from edge_runtime.api.control_socket import default_path
 from edge_runtime.cli.arguments import FLAG, HELP, INTEGER, Option, Parsed, UsageError, help_text, parse
-from edge_runtime.cli.control import ControlError, running_nodes
+from edge_runtime.cli.control import ControlError
 from edge_runtime.cli.http import Unreachable
 from edge_runtime.cli.output import Messages, as_json
 from edge_runtime.cli.places import CONFIG_DIR, RESOURCES, STATE_DIR, Places, find_places
@@ -65,12 +65,6 @@ def examine_node(parsed: Parsed) -> list[dict[str, Any]]:
     from edge_runtime.upkeep.doctor import Patient, examine
 
     places = find_places(parsed)
-    nodes = [node.describe() for node in running_nodes(os.environ)]
-    pids = [
-        int(node["pid"])
-        for node in nodes
-        if os.path.realpath(node["stateDirectory"]) == os.path.realpath(places.state_dir)
-    ]
     patient = Patient(
         places.state_dir,
         places.config_dir,
@@ -78,7 +72,7 @@ def examine_node(parsed: Parsed) -> list[dict[str, Any]]:
         places.resources,
         [os.path.abspath(path) for path in parsed.items("config")] or places.configs,
         _ports(places),
-        [*pids, *places.pids],
+        places.pids,
         dict(os.environ),
         float(parsed.integer("timeout")),
         not parsed.flag("offline"),

@@ -9,9 +9,12 @@ from typing import Final, NamedTuple
 
 from edge_runtime.cli.arguments import LIST, Option, Parsed
 from edge_runtime.cli.config import state_directory
-from edge_runtime.cli.processes import flags_of, sidecars
+from edge_runtime.cli.control import running_nodes
+from edge_runtime.cli.processes import Sidecar, flags_of, sidecars
+from edge_runtime.config.environment import state_dir
 
 SYSTEM: Final = "/etc/edge-runtime"
+_ENVIRONMENT_BYTES_MAX: Final = 2**20
 STATE_DIR: Final = Option(("state-dir",), help="The state directory, when it is not that of the node that runs.")
 RESOURCES: Final = Option(
     ("resources-path",), LIST, help="Directories with resource files, instead of those of the apps that run."
@@ -34,19 +37,28 @@ def find_places(parsed: Parsed) -> Places:
     """Raises ConfigError when several nodes run and none is named."""
     config_dir = os.path.abspath(parsed.text("config-dir"))
     told = parsed.items("resources-path")
-    running = [sidecar for sidecar in sidecars() if _is_ours(sidecar.pid)]
+    directory = state_directory(parsed.text("state-dir"))
+    running = [sidecar for sidecar in sidecars() if _same(_directory_of(sidecar), directory)]
+    nodes = [node.describe() for node in running_nodes(os.environ)]
     flags = [*(sidecar.flags for sidecar in running), *_flags_of_apps(config_dir)]
     configs = [os.path.abspath(path) for one in flags for path in one.get("config", ())]
     system = os.path.join(config_dir, "config.yaml")
     if os.path.isfile(system):
         configs.insert(0, system)
     return Places(
-        state_directory(parsed.text("state-dir")),
+        directory,
         config_dir,
         [os.path.abspath(path) for path in told] if told else list(dict.fromkeys(_resources(config_dir, flags))),
         list(dict.fromkeys(configs)),
         flags,
-        [sidecar.pid for sidecar in running],
+        list(
+            dict.fromkeys(
+                (
+                    *(int(node["pid"]) for node in nodes if _same(node["stateDirectory"], directory)),
+                    *(sidecar.pid for sidecar in running),
+                )
+            )
+        ),
     )
 
 
@@ -69,12 +81,24 @@ def _flags_of_apps(config_dir: str) -> Iterator[Mapping[str, Sequence[str]]]:
             yield {"app-id": [name.removesuffix(".conf")], **flags}
 
 
-def _is_ours(pid: int) -> bool:
-    """Another user's sidecars are none of our business, but for root's."""
+def _directory_of(sidecar: Sidecar) -> str:
+    """Its state directory; empty when this user may not know."""
+    variables = variables_of(sidecar.pid)
+    return state_dir(variables, sidecar.last("state-dir")) if variables else ""
+
+
+def variables_of(pid: int) -> dict[str, str]:
+    """The environment that a process was started with; empty when this user may not know."""
     try:
-        return os.geteuid() in (0, os.stat(f"/proc/{pid}").st_uid)
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            words = os.fsdecode(file.read(_ENVIRONMENT_BYTES_MAX)).split("\0")
     except OSError:
-        return False
+        return {}
+    return dict(word.partition("=")[::2] for word in words if "=" in word)
+
+
+def _same(one: str, other: str) -> bool:
+    return bool(one) and os.path.realpath(one) == os.path.realpath(other)
 
 
 def _words(path: str) -> list[str]:

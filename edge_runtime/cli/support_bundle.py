@@ -12,7 +12,7 @@ from edge_runtime.cli.control import ControlError, running_nodes
 from edge_runtime.cli.http import Address, Unreachable, request
 from edge_runtime.cli.instances import find_instances
 from edge_runtime.cli.output import Messages, as_json
-from edge_runtime.cli.places import Places, find_places
+from edge_runtime.cli.places import Places, find_places, variables_of
 from edge_runtime.model.errors import ConfigError, DriverError, EdgeError
 
 USAGE: Final = "edge-runtime support-bundle [flags] <file>"
@@ -20,7 +20,6 @@ OPTIONS: Final = (
     *doctor.OPTIONS,
     Option(("no-log",), FLAG, help="Leave the log out."),
 )
-_ENVIRONMENT_BYTES_MAX: Final = 2**20
 
 
 def main(argv: Sequence[str]) -> int:
@@ -92,7 +91,7 @@ def _known(places: Places, found: Any) -> Iterator[str]:
 def _environments(places: Places) -> Iterator[Mapping[str, str]]:
     """Those of the sidecars that run, and of the apps that the system starts."""
     for pid in places.pids:
-        yield _variables_of(pid)
+        yield variables_of(pid)
     folder = os.path.join(places.config_dir, "apps")
     for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
         try:
@@ -100,15 +99,6 @@ def _environments(places: Places) -> Iterator[Mapping[str, str]]:
                 yield dict(line.strip().partition("=")[::2] for line in text if "=" in line)
         except OSError:
             continue
-
-
-def _variables_of(pid: int) -> dict[str, str]:
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            words = os.fsdecode(file.read(_ENVIRONMENT_BYTES_MAX)).split("\0")
-    except OSError:
-        return {}
-    return dict(word.partition("=")[::2] for word in words if "=" in word)
 
 
 def _nodes() -> list[dict[str, Any]]:
@@ -122,8 +112,10 @@ def _asked(places: Places) -> dict[str, str]:
 
     texts = {}
     for instance in find_instances(os.environ):
+        if instance.daprd_pid not in places.pids:
+            continue  # another node's
         app = instance.app_id.replace("/", "_")
-        token = _variables_of(instance.daprd_pid).get("DAPR_API_TOKEN") or os.environ.get("DAPR_API_TOKEN", "")
+        token = variables_of(instance.daprd_pid).get("DAPR_API_TOKEN") or os.environ.get("DAPR_API_TOKEN", "")
         headers = ((b"dapr-api-token", token.encode()),) if token else ()
         for name, target in (("outbox", "/edge/v1/outbox"), ("sync", "/edge/v1/sync")):
             try:

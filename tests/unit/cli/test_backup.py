@@ -19,6 +19,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("EDGE_RUNTIME_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("EDGE_RUNTIME_RUN_DIR", str(tmp_path / "run"))
     monkeypatch.setattr(config, "running_nodes", lambda environment: iter(()))
+    monkeypatch.setattr(places, "running_nodes", lambda environment: iter(()))
     monkeypatch.setattr(places, "sidecars", lambda: iter(()))
     (tmp_path / "state").mkdir()
     for path in (tmp_path / "state" / "node.db", tmp_path / "orders.db"):
