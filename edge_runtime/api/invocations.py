@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+import trio
+
 from edge_runtime.api.outbox import PAGE_BYTES, readable
 from edge_runtime.model.errors import EdgeError, Kind
 from edge_runtime.sync.outbox_route import EXPIRED, expiry
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 _KINDS: Final = {"invoke": "appID", "binding": "binding"}
 _SCAN_MAX: Final = 10_000  # calls that are looked at for one page when only some states are wanted
+_READ_AT_ONCE: Final = 32  # some milliseconds; then the loop runs others
 _DIGITS_MAX: Final = 19
 
 Row = dict[str, Any]
@@ -46,7 +49,7 @@ def invocation(look: Look | None, sees: Callable[[str], bool], call_id: str) -> 
     )
 
 
-def invocations_page(
+async def invocations_page(
     look: Look | None, sees: Callable[[str], bool], after: int, limit: int, states: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Calls behind `after` in the order of their sequences, route by route, without their answers."""
@@ -56,13 +59,15 @@ def invocations_page(
     seen = 0
     assert look is not None or not routes
     for route in routes:
-        for row in _each(look, route, after):
-            seen += 1
-            if len(rows) == limit or seen > _SCAN_MAX:
-                return {"invocations": rows, "next": last}
-            last = row["sequence"]
-            if not states or row["state"] in states:
-                rows.append(row)
+        for read in _runs(look, route, after):
+            await trio.lowlevel.checkpoint()
+            for row in read:
+                seen += 1
+                if len(rows) == limit or seen > _SCAN_MAX:
+                    return {"invocations": rows, "next": last}
+                last = row["sequence"]
+                if not states or row["state"] in states:
+                    rows.append(row)
     return {"invocations": rows, "next": None}
 
 
@@ -72,9 +77,9 @@ def _routes(look: Look, sees: Callable[[str], bool]) -> list[str]:
     return sorted(names, key=look.base)
 
 
-def _each(look: Any, route: str, after: int) -> Iterator[Row]:
-    while rows := _rows(look, route, after, 100, answer=False):
-        yield from rows
+def _runs(look: Look, route: str, after: int) -> Iterator[list[Row]]:
+    while rows := _rows(look, route, after, _READ_AT_ONCE, answer=False):
+        yield rows
         after = rows[-1]["sequence"]
 
 

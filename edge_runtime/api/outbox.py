@@ -81,7 +81,7 @@ class AppOutbox:
         from edge_runtime.api.invocations import invocations_page
 
         with _failures("reading"):
-            return invocations_page(await self._find(), self._sees, after, limit, states)
+            return await invocations_page(await self._find(), self._sees, after, limit, states)
 
     def _sees(self, route: str) -> bool:
         return belongs(route, self._app_id, self._links)

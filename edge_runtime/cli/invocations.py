@@ -84,7 +84,7 @@ def _list(parsed: Parsed) -> dict[str, Any]:
     async def read(look: Look | None, sees: Sees) -> dict[str, Any]:
         from edge_runtime.api.invocations import invocations_page
 
-        return invocations_page(look, sees, int(after), limit, states)
+        return await invocations_page(look, sees, int(after), limit, states)
 
     return from_file(read, parsed)
 

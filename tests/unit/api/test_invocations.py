@@ -46,8 +46,8 @@ def everything(route: str) -> bool:
     return True
 
 
-def states(world: OutboxWorld, *wanted: str) -> list[tuple[str, str]]:
-    rows = invocations_page(world.outbox, everything, 0, 100, wanted)["invocations"]
+async def states(world: OutboxWorld, *wanted: str) -> list[tuple[str, str]]:
+    rows = (await invocations_page(world.outbox, everything, 0, 100, wanted))["invocations"]
     return [(row["key"], row["state"]) for row in rows]
 
 
@@ -77,8 +77,10 @@ async def test_every_state_is_told(tmp_path: Path) -> None:
             dropped = await route.append("dropped", call())
             await world.outbox.drop(BILLING, [dropped.sequence])
             await mail.append("mail", {"operation": "create", "data": b"", "metadata": {}})
-            await until(lambda: ("dropped", "dropped") in states(world))
-            assert states(world) == [
+            await until(
+                lambda: ("dropped", "dropped") in [(fate.key, fate.end) for fate in world.outbox.fates(BILLING)]
+            )
+            assert await states(world) == [
                 ("done", "done"),
                 ("failed", "failed"),
                 ("late", "expired"),
@@ -88,7 +90,7 @@ async def test_every_state_is_told(tmp_path: Path) -> None:
                 ("dropped", "dropped"),
                 ("mail", "waiting"),
             ]
-            assert states(world, "failed", "dropped") == [("failed", "failed"), ("dropped", "dropped")]
+            assert await states(world, "failed", "dropped") == [("failed", "failed"), ("dropped", "dropped")]
 
             def shown(entry: Any) -> dict[str, Any]:
                 return invocation(world.outbox, everything, id_of(entry))
@@ -105,7 +107,7 @@ async def test_every_state_is_told(tmp_path: Path) -> None:
             assert shown(expired)["reason"] == "its time to live, 0.0001 s, passed before it could be sent"
             assert shown(dropped)["reason"] == "discarded"
             assert shown(late)["endedAt"] <= time.time()
-            (row,) = invocations_page(world.outbox, lambda route: route == MAIL, 0, 9)["invocations"]
+            (row,) = (await invocations_page(world.outbox, lambda route: route == MAIL, 0, 9))["invocations"]
             assert (row["binding"], row["operation"]) == ("mail", "create")
 
 
@@ -113,18 +115,19 @@ async def test_a_call_on_its_way_is_sending(tmp_path: Path) -> None:
     app = App()
     app.gate = trio.Event()
     async with open_world(tmp_path) as world, world.route(app, BILLING, fates=FATES) as route:
-        await route.append("k", call())
+        entry = await route.append("k", call())
         route.up()
         await until(lambda: app.tried)
-        assert states(world) == [("k", "sending")]
+        assert await states(world) == [("k", "sending")]
         route._route._flushing = True  # the disk takes its time
         app.gate.set()
-        await until(lambda: states(world) == [("k", "done")])
+        await until(lambda: route._route.said(entry.sequence) is not None)
+        assert await states(world) == [("k", "done")]
         assert world.outbox.fates(BILLING) == []
         route._route._flushing = False
         route._route.wake()
         await until(lambda: world.outbox.fates(BILLING))
-        assert states(world) == [("k", "done")]
+        assert await states(world) == [("k", "done")]
 
 
 async def test_pages_follow_one_another(tmp_path: Path) -> None:
@@ -137,7 +140,7 @@ async def test_pages_follow_one_another(tmp_path: Path) -> None:
             after: int | None = 0
             pages = 0
             while after is not None:
-                page = invocations_page(world.outbox, everything, after, 2)
+                page = await invocations_page(world.outbox, everything, after, 2)
                 found += [row["key"] for row in page["invocations"]]
                 after, pages = page["next"], pages + 1
             assert (found, pages) == (["0", "1", "2", "3", "4"], 3)
@@ -147,7 +150,7 @@ async def test_large_calls_are_read_a_few_at_a_time(tmp_path: Path) -> None:
     async with open_world(tmp_path) as world, world.route(App(), BILLING, fates=FATES) as route:
         for number in range(5):
             await route.append(str(number), call(body=b"x" * 700_000), size_bytes=700_000)
-        assert [key for key, _ in states(world)] == ["0", "1", "2", "3", "4"]
+        assert [key for key, _ in await states(world)] == ["0", "1", "2", "3", "4"]
 
 
 @pytest.mark.parametrize("call_id", ["", "x", "a-1-2", "a-1-99999999999999999999", "node-1-1099511627777"])
@@ -162,7 +165,27 @@ async def test_what_is_not_there_is_told(tmp_path: Path, call_id: str) -> None:
 async def test_calls_of_other_links_are_not_seen(tmp_path: Path) -> None:
     async with open_world(tmp_path) as world, world.route(App(), BILLING, fates=FATES) as route:
         entry = await route.append("k", call())
-        assert invocations_page(world.outbox, lambda route: False, 0, 9) == {"invocations": [], "next": None}
+        assert await invocations_page(world.outbox, lambda route: False, 0, 9) == {"invocations": [], "next": None}
         with pytest.raises(EdgeError):
             invocation(world.outbox, lambda route: False, id_of(entry))
-    assert invocations_page(None, everything, 0, 9) == {"invocations": [], "next": None}
+    assert await invocations_page(None, everything, 0, 9) == {"invocations": [], "next": None}
+
+
+async def test_a_long_search_lets_others_run(tmp_path: Path) -> None:
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with open_world(tmp_path) as world, world.route(App(), BILLING, fates=FATES) as route:
+        async with trio.open_nursery() as nursery:
+            for _ in range(200):
+                nursery.start_soon(route.append, "k", call())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(others)
+            assert await states(world, "done") == []
+            nursery.cancel_scope.cancel()
+    assert turns > 3
