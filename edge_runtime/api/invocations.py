@@ -53,12 +53,12 @@ async def invocations_page(
     look: Look | None, sees: Callable[[str], bool], after: int, limit: int, states: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Calls behind `after` in the order of their sequences, route by route, without their answers."""
+    if look is None:
+        return {"invocations": [], "next": None}
     rows: list[Row] = []
     last: int | None = None
-    routes = [] if look is None else _routes(look, sees)
     seen = 0
-    assert look is not None or not routes
-    for route in routes:
+    for route in _routes(look, sees):
         for read in _runs(look, route, after):
             await trio.lowlevel.checkpoint()
             for row in read:

@@ -80,11 +80,12 @@ class Link(KeptLink):
             )
         request = Request(method, target, (*self._ends.headers, *headers), Body(body))
         size = len(target) + len(body) + sum(len(name) + len(value) + 4 for name, value in request.headers)
+        bytes_max = self._limits.short_answer_bytes_max if bodiless else self._limits.answer_bytes_max
         async with self._calling(size, kind) as session:
             since = trio.current_time()
             try:
                 with trio.move_on_after(timeout_s or self._limits.call_timeout_s) as limit:
-                    answer = await self._exchange(session, request)
+                    answer = await self._exchange(session, request, bytes_max)
                 if limit.cancelled_caught:
                     raise _Suspicion(f"no answer within {timeout_s or self._limits.call_timeout_s:g} s")
                 if bodiless and answer.body and 200 <= answer.status < 300:

@@ -470,7 +470,8 @@ class KeptLink:
         try:
             with trio.move_on_at(began + limit_s) as scope:
                 self._probing = (began, scope)
-                answer = await self._exchange(session, Request("GET", self._ends.http.path + path, self._ends.headers))
+                request = Request("GET", self._ends.http.path + path, self._ends.headers)
+                answer = await self._exchange(session, request, self._limits.probe_answer_bytes_max)
                 return self._judge_probe(session, answer)
             return f"no answer within {round(min(scope.deadline - began, limit_s), 1):g} s"
         except DriverError as error:
@@ -509,7 +510,7 @@ class KeptLink:
         token = current_class.set("probe")
         try:
             with trio.fail_after(self._limits.probe_timeout_s):
-                answer = await self._exchange(session, request)
+                answer = await self._exchange(session, request, self._limits.probe_answer_bytes_max)
         except (DriverError, trio.TooSlowError) as error:
             await self._suspect(session, since, "it does not say whether it knows the token", error)
         finally:
@@ -533,12 +534,12 @@ class KeptLink:
             raise Unreachable(f"link {self.name}: {reason}") from error
         raise DriverError(f"link {self.name}: {what}", code=getattr(error, "code", None)) from error
 
-    async def _exchange(self, session: Session, request: Request) -> Answer:
+    async def _exchange(self, session: Session, request: Request, bytes_max: int) -> Answer:
         response = await session.http.send(self._ends.http.origin, request)
         try:
-            body = await response.body.read(self._limits.answer_bytes_max)
+            body = await response.body.read(bytes_max)
         except BodyTooLarge:
-            raise DriverError(f"the answer is longer than {self._limits.answer_bytes_max} bytes") from None
+            raise DriverError(f"the answer is longer than {bytes_max} bytes") from None
         finally:
             await response.body.aclose()
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}

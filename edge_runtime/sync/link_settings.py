@@ -36,6 +36,7 @@ class LinkLimits(NamedTuple):
     `probe_least_s`: a change of the network breaks no probe off that is younger. `news_pause_s`: between two changes of
     the network that are acted on; with `reach_timeout_s` it is less than the second within which a lost way is noticed.
     `outside_window_s`: so long a link may be used outside its windows when somebody asks for it.
+    `short_answer_bytes_max`: of a call that is answered without a body, or with why it was not done.
     `passed_on_max` are those of apps, which have connections of their own: a slow app must not hold up what waits.
     """
 
@@ -49,6 +50,8 @@ class LinkLimits(NamedTuple):
     news_pause_s: float = 0.2
     outside_window_s: float = 600.0
     answer_bytes_max: int = 16 * 2**20
+    short_answer_bytes_max: int = 64 * 2**10
+    probe_answer_bytes_max: int = 2**20
     connections_max: int = 16
     passed_on_max: int = 256
     passed_on_idle_max: int = 8

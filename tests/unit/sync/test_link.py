@@ -144,6 +144,14 @@ async def test_a_delivery_has_no_body() -> None:
             await opened.remote.publish("p", "t", b"", "text/plain", {})
 
 
+async def test_no_memory_is_spent_on_answers_without_content() -> None:
+    async with open_link({PUBLISH: (500, b"x" * 70_000)}) as opened:
+        await opened.state("up")
+        with pytest.raises(DriverError, match="the answer is longer than 65536 bytes") as caught:
+            await opened.remote.publish("p", "t", b"", "text/plain", {})
+        assert not caught.value.permanent
+
+
 @pytest.mark.parametrize("status", [400, 403, 404, 409, 413])
 async def test_a_considered_no_is_permanent(status: int) -> None:
     async with open_link({PUBLISH: (status, said("no  way"))}) as opened:
