@@ -17,6 +17,7 @@ import math
 import random
 import socket
 import ssl
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -25,6 +26,7 @@ from typing import Final
 import trio
 
 from edge_runtime.model.errors import leaves
+from edge_runtime.net.clock_jump import until_clock_is_set
 from edge_runtime.net.mqtt import (
     QUEUE_SIZE,
     BrokerAway,
@@ -131,6 +133,7 @@ class Link:
         self._socket: trio.SocketStream | None = None
         self._connected_at = 0.0
         self._told = ""
+        self._misdated = False  # its certificate is not one of today, or this machine's clock is wrong
         self._drop_told_at = -math.inf
         # what is received and not settled
         self.held = self._held_bytes = 0
@@ -393,10 +396,17 @@ class Link:
             evictions = evictions + 1 if 0 <= lasted_s <= STEADY_S else 0
             self._log_failure(lasted_s >= 0, evictions)
             self.tried.set()
-            async with open_route_changes() as changes:
-                with trio.move_on_after(wait_s * random.uniform(0.7, 1.0)):
-                    await changes.wait()
+            with trio.move_on_after(wait_s * random.uniform(0.7, 1.0)):
+                await self._reason_to_hurry()
             wait_s = min(wait_s * 2, settings.reconnect_most_s)
+
+    async def _reason_to_hurry(self) -> None:
+        """Until an attempt may come to more than the last: another network, or another date."""
+        async with open_route_changes() as changes, trio.open_nursery() as nursery:
+            if self._misdated:
+                nursery.start_soon(_cancel_after_setting, nursery.cancel_scope)
+            await changes.wait()
+            nursery.cancel_scope.cancel()
 
     def _log_failure(self, lost: bool, evictions: int) -> None:
         broker = self.settings.broker
@@ -418,6 +428,7 @@ class Link:
         """One connection from its beginning to its end; `reason` says how it ended."""
         self._scope = scope = trio.CancelScope()
         self.refused = None
+        self._misdated = False
         with scope:
             try:
                 stream = await self._open()
@@ -439,7 +450,13 @@ class Link:
         cause = error.__cause__
         if self.settings.tls is not None and isinstance(cause, ssl.SSLCertVerificationError):
             self.reason = f"its certificate cannot be verified: {cause.verify_message}"
-            if cause.verify_code not in _WRONG_DATE:
+            self._misdated = cause.verify_code in _WRONG_DATE
+            if self._misdated:
+                self.reason += (
+                    f"; this machine's clock says {time.strftime('%Y-%m-%d')}: when that is wrong, set it or let a time"
+                    " server set it, and the broker is tried again at once; else the certificate is to be renewed"
+                )
+            else:
                 self.refused = BrokerRefused(f"broker {self.settings.broker}: {self.reason}")
         elif isinstance(error, trio.TooSlowError):
             self.reason = f"no connection within {self.settings.connect_timeout_s:g}s"
@@ -622,6 +639,11 @@ async def _open_tcp(settings: LinkSettings) -> trio.SocketStream:
 async def _cancel_after_change(changes: RouteChanges, scope: trio.CancelScope) -> None:
     await trio.sleep(1)
     await changes.wait()
+    scope.cancel()
+
+
+async def _cancel_after_setting(scope: trio.CancelScope) -> None:
+    await until_clock_is_set(time.time)
     scope.cancel()
 
 

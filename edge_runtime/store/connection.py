@@ -7,7 +7,7 @@ import re
 import sqlite3
 import urllib.parse
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from edge_runtime.model.errors import ConfigError
 
@@ -101,6 +101,23 @@ def _pragma(text: str) -> tuple[str, str]:
     return match[1], match[2] if match[2] is not None else match[3]
 
 
+class StoreConnection(sqlite3.Connection):
+    """SQLite quotes a damaged schema in its error, and Python raises another one when that quotation is no text."""
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        try:
+            return super().execute(sql, parameters)
+        except UnicodeDecodeError as error:
+            raise _damage("the schema holds what is no text") from error
+
+
+def _damage(finding: str) -> sqlite3.DatabaseError:
+    error = sqlite3.DatabaseError(finding)
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    error.sqlite_errorname = "SQLITE_CORRUPT"
+    return error
+
+
 def location(path: str, **settings: object) -> Location:
     """A file by its plain path, or `:memory:`."""
     if path == ":memory:":
@@ -141,10 +158,7 @@ def verify(connection: sqlite3.Connection, *, whole: bool) -> None:
         return
     findings = connection.execute("PRAGMA quick_check(1)").fetchall()
     if findings != [("ok",)]:
-        error = sqlite3.DatabaseError(str(findings[0][0]) if findings else "quick_check gave no answer")
-        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-        error.sqlite_errorname = "SQLITE_CORRUPT"
-        raise error
+        raise _damage(str(findings[0][0]) if findings else "quick_check gave no answer")
 
 
 def _connect(where: Location, mode: str) -> sqlite3.Connection:
@@ -155,6 +169,7 @@ def _connect(where: Location, mode: str) -> sqlite3.Connection:
         isolation_level=None,
         check_same_thread=False,
         cached_statements=64,
+        factory=StoreConnection,
     )
 
 

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from edge_runtime.model.errors import DriverError
+from edge_runtime.store.connection import StoreConnection
 from edge_runtime.store.faults import driver_error
 
 MAGIC: Final = b"SQLite format 3\0"
@@ -56,7 +57,7 @@ class Snapshot:
             opened = _set_aside(path, scratch)  # SQLite wants to write beside a file, even to read it
         self._wal = _is_wal(opened)
         try:
-            self._connection = sqlite3.connect(_uri(opened, "mode=ro"), uri=True, timeout=_BUSY_S, isolation_level=None)
+            self._connection = _connect(opened, "mode=ro", timeout_s=_BUSY_S)
             if self._wal:
                 self.hold()
         except sqlite3.Error as error:
@@ -112,7 +113,7 @@ class _BeganAgain(Exception):
 def inspect_copy(path: str) -> Mapping[str, int]:
     """Read all of a copy that nobody writes, and count: table → rows. Raises DriverError when it is damaged."""
     try:
-        connection = sqlite3.connect(_uri(path, "mode=ro&immutable=1"), uri=True, isolation_level=None)
+        connection = _connect(path, "mode=ro&immutable=1")
         try:
             findings = connection.execute("PRAGMA integrity_check(1)").fetchall()
             if findings != [("ok",)]:
@@ -151,7 +152,7 @@ def kept_closed(path: str) -> Iterator[None]:
 def settle(path: str) -> None:
     """Bring what the -wal file of a file that nobody has open holds into it, as far as the file can be read."""
     try:
-        connection = sqlite3.connect(_uri(path, "mode=rw"), uri=True, timeout=0, isolation_level=None)
+        connection = _connect(path, "mode=rw")
         try:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         finally:
@@ -176,7 +177,7 @@ class Look(NamedTuple):
 def look_at(path: str, *, pages: bool, count: bool = False) -> Look:
     """Look while others write; with `pages` every page is read, with `count` every table's rows are counted."""
     try:
-        connection = sqlite3.connect(_uri(path, "mode=ro"), uri=True, timeout=_BUSY_S, isolation_level=None)
+        connection = _connect(path, "mode=ro", timeout_s=_BUSY_S)
         try:
             names = [row[0] for row in connection.execute(_TABLES)]
             findings = connection.execute("PRAGMA quick_check(1)").fetchall() if pages else [("ok",)]
@@ -195,7 +196,7 @@ def look_at(path: str, *, pages: bool, count: bool = False) -> Look:
 def schema_of(path: str) -> list[str]:
     """The statements that make its tables. Raises DriverError."""
     try:
-        connection = sqlite3.connect(_uri(path, "mode=ro"), uri=True, timeout=_BUSY_S, isolation_level=None)
+        connection = _connect(path, "mode=ro", timeout_s=_BUSY_S)
         try:
             return [row[0] for row in connection.execute("SELECT sql FROM sqlite_master WHERE sql NOT NULL")]
         finally:
@@ -225,5 +226,6 @@ def _set_aside(path: str, scratch: str) -> str:
     return aside
 
 
-def _uri(path: str, query: str) -> str:
-    return f"file:{urllib.parse.quote(os.path.abspath(path))}?{query}"
+def _connect(path: str, query: str, timeout_s: float = 0.0) -> sqlite3.Connection:
+    uri = f"file:{urllib.parse.quote(os.path.abspath(path))}?{query}"
+    return sqlite3.connect(uri, uri=True, timeout=timeout_s, isolation_level=None, factory=StoreConnection)

@@ -7,14 +7,18 @@ import sqlite3
 import ssl
 import time
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from edge_runtime.model.hlc import DRIFT_MAX_MS, unpack
+from tests.brokers import Mosquitto
 from tests.integration.test_cloud_links import DOWN, UP, metric, publish, subscriber, until, url, write_link
 from tests.integration.test_mqtt_tls import Authority
+from tests.support.app import App, Received
 from tests.support.line import Line, Mode
+from tests.support.resources import component, resources_flags, write
 from tests.support.sidecar import Sidecar
 from tests.support.wall_clock import SYNCHRONIZED, WallClock, needs_wall_clock
 
@@ -47,6 +51,30 @@ def test_a_board_from_1970_waits_for_its_clock(tmp_path: Path) -> None:
         assert app.next().json()["data"] == "early"
         assert UP in edge.said
         assert metric(edge, "edge_outbox_dead_letters") == 0
+
+
+def test_a_broker_waits_for_the_clock(tmp_path: Path) -> None:
+    """A certificate of 2026 means nothing in 1970; the broker is reached when the clock is set, and gets what waits."""
+    authority = Authority(tmp_path, "authority")
+    pair = authority.issue("broker")
+    clock = WallClock(tmp_path, BATTERYLESS)
+    routes = {"/dapr/subscribe": [{"pubsubname": "events", "topic": "t", "route": "/t"}], "/t": b""}
+    with ExitStack() as stack:
+        app = stack.enter_context(App({path: partial(answer, body) for path, body in routes.items()}))
+        mosquitto = Mosquitto(tmp_path / "broker", f"certfile {pair.certificate}", f"keyfile {pair.key}")
+        stack.enter_context(mosquitto)
+        fields = {"url": f"mqtts://127.0.0.1:{mosquitto.port}", "caCert": authority.text}
+        flags = resources_flags(write(tmp_path / "r", "a.yaml", component("events", "pubsub.mqtt3", fields)))
+        node = Sidecar(tmp_path / "node", *flags, app_port=app.port, environment=clock.environment)
+        stack.enter_context(node)
+        assert "certificate is not yet valid; this machine's clock says 1970-01-01: when that is wrong" in node.said
+        assert node.http("POST", "/v1.0/publish/events/t", "early").status == 204
+        clock.set(time.time(), SYNCHRONIZED)
+        assert app.next().json()["data"] == "early"
+
+
+def answer(body: object, _: Received) -> tuple[int, object]:
+    return 200, body
 
 
 def test_a_year_that_never_was_costs_nothing(tmp_path: Path) -> None:

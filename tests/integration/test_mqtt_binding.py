@@ -13,7 +13,8 @@ import trio.testing
 
 from edge_runtime.model.errors import BadMetadata, ConfigError, DriverError, NotSupported
 from edge_runtime.store.database import open_databases
-from tests.brokers import Mosquitto, open_broker
+from tests.brokers import Inbox, Mosquitto, open_broker
+from tests.support.cable import open_cable
 from tests.support.sidecar import free_port
 
 pytestmark = pytest.mark.slow
@@ -77,6 +78,85 @@ async def test_refused_events_come_again(tmp_path: Path, mosquitto: Mosquitto) -
         await app.wait_for(4)
         await mosquitto.said("Received PUBACK from gateway-consumer")
         reading.cancel_scope.cancel()
+
+
+async def test_negative_retries_never_end(tmp_path: Path, mosquitto: Mosquitto) -> None:
+    """The broker's message stays in hand all the while, and nothing is acknowledged."""
+    app = App(refusals=20)
+    fields = {"backOffMaxRetries": "-1", "retryInterval": "1ms", "redeliverInterval": "1h"}
+    async with opened(tmp_path, mosquitto, **fields) as binding, trio.open_nursery() as reading:
+        await reading.start(binding.read, app)
+        await binding.invoke("create", b"on", {})
+        await app.wait_for(20)
+        assert "Received PUBACK from gateway-consumer" not in mosquitto.process.said
+        await app.wait_for(21)
+        await mosquitto.said("Received PUBACK from gateway-consumer")
+        reading.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("field", "metadata", "kept"),
+    [("false", {}, False), ("false", {"retain": "true"}, True), ("true", {}, True), ("true", {"Retain": "0"}, False)],
+)
+async def test_the_broker_keeps_what_is_retained(
+    tmp_path: Path, mosquitto: Mosquitto, field: str, metadata: dict[str, str], kept: bool
+) -> None:
+    inbox = Inbox()
+    async with opened(tmp_path, mosquitto, retain=field) as binding:
+        await binding.invoke("create", b"on", metadata)
+    async with open_broker(tmp_path, "pubsub.mqtt3", url=mosquitto.url) as broker, trio.open_nursery() as nursery:
+        await nursery.start(broker.subscribe, "#", "app", {}, inbox)
+        await broker.publish("end", b"end", {})
+        await inbox.wait_for_all([b"end"])
+        nursery.cancel_scope.cancel()
+    retained = [message for message in inbox.messages if message.metadata["retained"] == "true"]
+    assert [message.data for message in retained] == [b"on"] * kept
+
+
+@pytest.mark.parametrize(("clean", "expected"), [("false", [b"1", b"2"]), ("true", [b"2"])])
+async def test_a_clean_session_forgets(tmp_path: Path, mosquitto: Mosquitto, clean: str, expected: list[bytes]) -> None:
+    """What is published while the reader's process is gone."""
+    async with opened(tmp_path, mosquitto, cleanSession=clean) as binding, trio.open_nursery() as reading:
+        await reading.start(binding.read, App())
+        reading.cancel_scope.cancel()
+    app = App()
+    async with opened(tmp_path, mosquitto, cleanSession=clean) as binding, trio.open_nursery() as reading:
+        await binding.invoke("create", b"1", {})
+        await reading.start(binding.read, app)
+        await binding.invoke("create", b"2", {})
+        await app.wait_for(len(expected))
+        reading.cancel_scope.cancel()
+    assert sorted(data for data, _ in app.events) == expected
+
+
+async def test_a_lost_answer_is_asked_for_again(tmp_path: Path, mosquitto: Mosquitto) -> None:
+    """The cable is cut under a create: the connection is made again, and the create done, before it gives up."""
+    async with open_cable(mosquitto.port) as cable:
+        url = f"mqtt://127.0.0.1:{cable.port}"
+        async with opened(tmp_path, mosquitto, url=url) as binding:
+            await binding.invoke("create", b"1", {})
+            cable.cut()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(binding.invoke, "create", b"2", {})
+                await trio.testing.wait_all_tasks_blocked()
+                cable.mend()
+                await cable.drop()
+            await mosquitto.said("Sending PUBACK to gateway-producer", 2)
+        assert cable.connections == 2
+
+
+async def test_a_will_has_each_sides_own_loss(tmp_path: Path, mosquitto: Mosquitto) -> None:
+    inbox = Inbox()
+    will = {"willTopic": "gone", "willPayload": "bang", "willQos": "1"}
+    async with open_broker(tmp_path, "pubsub.mqtt3", url=mosquitto.url) as watcher, trio.open_nursery() as nursery:
+        await nursery.start(watcher.subscribe, "gone", "app", {}, inbox)
+        async with open_cable(mosquitto.port) as cable:
+            async with opened(tmp_path, mosquitto, url=f"mqtt://127.0.0.1:{cable.port}", **will) as binding:
+                await binding.invoke("create", b"1", {})
+                await cable.drop()
+                await inbox.wait_for(1)
+        nursery.cancel_scope.cancel()
+    assert inbox.data == [b"bang"]
 
 
 async def test_unread_events_wait_for_the_reader(tmp_path: Path, mosquitto: Mosquitto) -> None:

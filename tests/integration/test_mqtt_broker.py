@@ -369,6 +369,45 @@ async def test_a_slow_consumer_keeps_order_and_memory(tmp_path: Path) -> None:
     assert most <= 50
 
 
+async def test_no_more_are_under_way_than_set(component: Open, mosquitto: Mosquitto) -> None:
+    """Publishes on their way to the broker, and messages in the app's hands."""
+    inbox = Inbox()
+    inbox.gate = trio.Event()
+    async with component(publishInFlightMax="3", qos="2", concurrency="4") as broker, subscribed(broker, "a", inbox):
+        engine, most = broker.inbox.link._engine, 0
+
+        async def publish(data: bytes) -> None:
+            nonlocal most
+            await broker.publish("a", data, {})
+            most = max(most, len(engine._out_messages))
+
+        async with trio.open_nursery() as nursery:
+            for data in numbered(30):
+                nursery.start_soon(publish, data)
+        assert 1 <= most <= 3
+        await inbox.wait_for(4)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(inbox.messages) == 4
+        inbox.gate.set()
+        await inbox.wait_for(30)
+    assert inbox.busy_most == 4
+    assert sorted(inbox.data) == sorted(numbered(30))
+
+
+async def test_bytes_in_hand_are_limited(tmp_path: Path, mosquitto: Mosquitto) -> None:
+    inbox = Inbox()
+    inbox.gate = trio.Event()
+    sender = open_broker(tmp_path, "pubsub.mqtt3", url=mosquitto.url, consumerID="sender")
+    opened = open_broker(tmp_path, "pubsub.mqtt3", url=mosquitto.url, receiveBytesMax="100Ki", keepAlive="1s")
+    async with sender as publisher, opened as broker, subscribed(broker, "a", inbox):
+        for _ in range(15):
+            await publisher.publish("a", b"x" * 40_000, {})
+        await mosquitto.said("Received PINGREQ from app", 2)
+        assert broker.inbox.link.held == 3, "two of them fit, and reading stops with the third"
+        inbox.gate.set()
+        await inbox.wait_for(15)
+
+
 async def test_pings_go_on_while_nothing_is_read(tmp_path: Path) -> None:
     inbox = Inbox()
     inbox.gate = trio.Event()

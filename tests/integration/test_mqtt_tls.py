@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ssl
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import trio
+import trio.testing
 
 from edge_runtime.model.errors import ConfigError, DriverError
+from edge_runtime.net.mqtt import LinkSettings
+from edge_runtime.net.mqtt_link import open_link
 from edge_runtime.store.database import open_databases
 from tests.brokers import Inbox, Mosquitto, open_broker
 
@@ -40,7 +45,7 @@ class Authority:
     def text(self) -> str:
         return self.pair.certificate.read_text()
 
-    def issue(self, name: str) -> Pair:
+    def issue(self, name: str, *, expired: bool = False) -> Pair:
         pair = Pair(self._directory / f"{name}.pem", self._directory / f"{name}.key")
         request = self._directory / f"{name}.csr"
         extensions = self._directory / "extensions"
@@ -50,7 +55,18 @@ class Authority:
             *("-keyout", pair.key, "-out", request),
         )
         _openssl(
-            *("x509", "-req", "-in", request, "-days", "2", "-extfile", extensions, "-out", pair.certificate),
+            *(
+                "x509",
+                "-req",
+                "-in",
+                request,
+                "-days",
+                "-1" if expired else "2",
+                "-extfile",
+                extensions,
+                "-out",
+                pair.certificate,
+            ),
             *("-CA", self.pair.certificate, "-CAkey", self.pair.key, "-CAcreateserial"),
         )
         return pair
@@ -115,6 +131,66 @@ async def test_no_certificate_is_no_connection(tmp_path: Path, mosquitto: Mosqui
     async with opened as broker:
         with pytest.raises(DriverError, match="not connected to broker"):
             await broker.publish("a", b"1", {})
+
+
+async def test_a_name_of_another_fails_the_start(tmp_path: Path, mosquitto: Mosquitto, authority: Authority) -> None:
+    """Its certificate is for 127.0.0.1."""
+    url = f"mqtts://localhost:{mosquitto.port}"
+    async with open_databases() as databases:
+        opened = open_broker(tmp_path, "pubsub.mqtt3", databases=databases, url=url, caCert=authority.text)
+        with pytest.raises(DriverError, match=r"its certificate cannot be verified: .*[Hh]ostname mismatch"):
+            async with opened:
+                pass
+
+
+async def test_a_binding_has_certificates_on_both_sides(
+    tmp_path: Path, mosquitto: Mosquitto, authority: Authority
+) -> None:
+    mine = authority.issue("me")
+    metadata = {
+        "url": f"ssl://127.0.0.1:{mosquitto.port}",
+        "topic": "commands",
+        "consumerID": "gateway",
+        "caCert": authority.text,
+        "clientCert": mine.certificate.read_text(),
+        "clientKey": mine.key.read_text(),
+    }
+    send, receive = trio.open_memory_channel[bytes](1)
+
+    async def take(data: bytes, _: Mapping[str, str]) -> None:
+        await send.send(data)
+
+    async with open_broker(tmp_path, "bindings.mqtt3", **metadata) as binding, trio.open_nursery() as nursery:
+        await nursery.start(binding.read, take)
+        await binding.invoke("create", b"on", {})
+        assert await receive.receive() == b"on"
+        nursery.cancel_scope.cancel()
+    for side in ("gateway-producer", "gateway-consumer"):
+        assert any(f"as {side}" in line and "u'me'" in line for line in mosquitto.process.lines)
+
+
+async def test_a_clock_that_is_set_ends_the_pause(
+    tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker's certificate is one of another time; the next attempt is an hour away."""
+    ahead_s = 0.0
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + ahead_s)
+    pair = authority.issue("broker", expired=True)
+    lines = (f"certfile {pair.certificate}", f"keyfile {pair.key}")
+    context = ssl.create_default_context(cadata=authority.text)
+    with Mosquitto(tmp_path / "broker", *lines) as mosquitto:
+        settings = LinkSettings("127.0.0.1", mosquitto.port, "me", lambda: context, reconnect_first_s=3600)
+        async with open_link(settings, lambda _: None) as link:
+            await link.tried.wait()
+            assert "certificate has expired; this machine's clock says " in link.reason
+            assert link.refused is None
+            mosquitto.stop()
+            authority.issue("broker")
+            mosquitto.start()
+            await trio.testing.wait_all_tasks_blocked()
+            ahead_s = -5 * 86400
+            await link.wait_connected()
 
 
 async def test_unusable_texts_fail_the_start(tmp_path: Path, authority: Authority) -> None:

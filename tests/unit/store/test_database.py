@@ -15,6 +15,7 @@ import trio.testing
 
 from edge_runtime.model.errors import ConfigError, DriverError, EtagMismatch, Overloaded, StoreUnavailable
 from edge_runtime.store.connection import Location, location, open_writer
+from edge_runtime.store.copies import inspect_copy
 from edge_runtime.store.database import Database, Databases, StoreLimits, open_database, open_databases
 from edge_runtime.store.faults import StoreBusy
 from edge_runtime.store.writer import Retry
@@ -474,6 +475,20 @@ async def test_damage_is_told_and_not_touched(path: str) -> None:
             await database.write(lambda connection: connection.execute("DELETE FROM t").rowcount)
         assert not database.healthy
         assert "the file is damaged" in database.reason
+
+
+async def test_a_schema_that_is_no_text_is_damage(path: str, tmp_path: pathlib.Path) -> None:
+    """SQLite quotes it in its error, and Python cannot read the quotation."""
+    async with open_database(location(path)) as database:
+        await database.write(lambda connection: connection.execute("CREATE TABLE t (a)").rowcount)
+    write_bytes(path, read_bytes(path).replace(b"CREATE TABLE t (a)", b"CR\xacATE TABLE t (a)"))
+    told = r"test.db: .*the file is damaged.*restore a copy"
+    for where in (location(path), location(path)._replace(read_only=True, wal=False, parameters=(("mode", "ro"),))):
+        with pytest.raises(StoreUnavailable, match=told):
+            async with open_database(where):
+                pass
+    with pytest.raises(StoreUnavailable, match=told):
+        inspect_copy(path)
 
 
 # --- at rest ----------------------------------------------------------------------------------------------------------
