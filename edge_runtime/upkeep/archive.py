@@ -78,10 +78,12 @@ class ArchiveWriter:
         self.members: list[Member] = []
         self._add_text(HEAD, head._asdict())
 
-    def add(self, name: str, source: IO[bytes], origin: str, facts: os.stat_result, tables: Any = None) -> None:
-        """A member with what `source` has; `facts` are those of the file at `origin`."""
+    def add(
+        self, name: str, source: IO[bytes], size: int, origin: str, facts: os.stat_result, tables: Any = None
+    ) -> None:
+        """A member with `size` bytes of `source`; `facts` are those of the file at `origin`."""
         hashing = _Hashing(source)
-        info = self._info(name, os.fstat(source.fileno()).st_size if tables is not None else facts.st_size)
+        info = self._info(name, size)
         info.mode, info.mtime = facts.st_mode & 0o777, int(facts.st_mtime)
         info.uid, info.gid = facts.st_uid, facts.st_gid
         self._tar.addfile(info, hashing)

@@ -8,11 +8,12 @@ backup began is in it.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import IO, Final, NamedTuple
 
@@ -24,6 +25,7 @@ from edge_runtime.upkeep.archive import FORMAT, ArchiveWriter, BackupBroken, Hea
 SCRATCH: Final = ".edge-runtime-backup-"
 _LAST: Final = "node.db"
 _FLUSH_BYTES: Final = 8 * 2**20
+_SMALL_BYTES_MAX: Final = 4 * 2**20
 # After each MiB. A card that writes all the time lets no commit through in between.
 PAUSE_S: Final = 0.005
 
@@ -168,7 +170,7 @@ def _write(
             snapshot = Snapshot(part.path, scratch)
             stack.callback(snapshot.close)
             snapshots.append((part, snapshot))
-        size = sum(os.path.getsize(part.path) for part in (*databases, *files))
+        size = sum(_size(part.path) for part in (*databases, *files))
         head = Head(FORMAT, __version__, round(time.time(), 3), source.state_dir, source.config_dir, size)
         archive = ArchiveWriter(file, key, head)
         try:
@@ -178,7 +180,7 @@ def _write(
                 copy = os.path.join(scratch, "copy")
                 snapshot.copy_to(copy, step)
                 snapshot.close()
-                _add(archive, part, copy, inspect_copy(copy))
+                _add_database(archive, part, copy)
                 os.unlink(copy)
             archive.close()
         except BaseException:
@@ -187,17 +189,32 @@ def _write(
         return archive.members
 
 
-def _add_file(archive: ArchiveWriter, part: _Part) -> None:
+def _size(path: str) -> int:
     try:
-        _add(archive, part, part.path, None)
+        return os.path.getsize(path)
     except FileNotFoundError:
-        pass  # such as a link's pause, which has just ended
+        return 0
 
 
-def _add(archive: ArchiveWriter, part: _Part, path: str, tables: Mapping[str, int] | None) -> None:
-    with open(path, "rb") as opened:
-        facts = os.stat(part.path) if tables is not None else os.fstat(opened.fileno())
-        archive.add(part.name, opened, part.path, facts, tables)
+def _add_file(archive: ArchiveWriter, part: _Part) -> None:
+    """A small file as it is at one moment, though somebody may write it; of a large one as much as it had."""
+    try:
+        opened = open(part.path, "rb")  # noqa: SIM115 - entered below
+    except FileNotFoundError:
+        return  # such as a link's pause, which has just ended
+    with opened:
+        facts = os.fstat(opened.fileno())
+        if facts.st_size > _SMALL_BYTES_MAX:
+            archive.add(part.name, opened, facts.st_size, part.path, facts)
+        else:
+            data = opened.read(_SMALL_BYTES_MAX)
+            archive.add(part.name, io.BytesIO(data), len(data), part.path, facts)
+
+
+def _add_database(archive: ArchiveWriter, part: _Part, copy: str) -> None:
+    tables = inspect_copy(copy)
+    with open(copy, "rb") as opened:
+        archive.add(part.name, opened, os.fstat(opened.fileno()).st_size, part.path, os.stat(part.path), tables)
 
 
 def _rest(file: IO[bytes], pause_s: float) -> None:
@@ -229,7 +246,8 @@ def _told_full(target: str) -> Iterator[None]:
         yield
     except OSError as error:
         mend = "; free some space there, or name another place" if error.errno == errno.ENOSPC else ""
-        raise ConfigError(f"backup {target}: {error.filename or target}: {error.strerror}{mend}") from None
+        what = error.strerror or f"{error}: a file has changed meanwhile; try again"
+        raise ConfigError(f"backup {target}: {error.filename or target}: {what}{mend}") from None
 
 
 def _flush_folder(path: str) -> None:

@@ -52,7 +52,7 @@ def _check_state(path: str) -> Check:
         return Check(
             name, "warn", f"{path} belongs to {owner}", f"ask as {owner} or root; a node of this user cannot use it"
         )
-    strangers = [entry.path for entry in os.scandir(path) if entry.stat(follow_symlinks=False).st_uid != facts.st_uid]
+    strangers = [entry.path for entry in os.scandir(path) if _owner(entry, facts.st_uid) != facts.st_uid]
     if strangers:
         mend = f"`chown -R {owner}: {path}`"
         return Check(name, "fail", f"{strangers[0]} does not belong to {owner}, as {path} does", mend)
@@ -64,6 +64,13 @@ def _check_state(path: str) -> Check:
     if not os.access(path, os.W_OK | os.X_OK):
         return Check(name, "fail", f"{path} cannot be written by this user", f"`chmod u+rwx {path}`")
     return Check(name, "ok", f"{path} belongs to {owner} alone")
+
+
+def _owner(entry: os.DirEntry[str], otherwise: int) -> int:
+    try:
+        return entry.stat(follow_symlinks=False).st_uid
+    except OSError:
+        return otherwise  # it has gone since
 
 
 def _check_config(path: str) -> Check:

@@ -26,7 +26,7 @@ def archive(folder: Path, key: bytes | None = None) -> bytes:
         path = folder / name.replace("/", "-")
         path.write_bytes(data)
         with open(path, "rb") as file:
-            writer.add(name, file, str(path), os.fstat(file.fileno()))
+            writer.add(name, file, len(data), str(path), os.fstat(file.fileno()))
     writer.close()
     return out.getvalue()
 

@@ -281,3 +281,48 @@ def test_the_head_tells_where_it_was(tmp_path: Path, source: Source) -> None:
     head: Head = restore.restore(wish(tmp_path)).head
     assert (head.state_dir, head.config_dir) == (source.state_dir, source.config_dir)
     assert head.bytes > 1000
+
+
+def test_files_that_change_meanwhile_do_no_harm(
+    tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One goes after it was listed, one grows after it was opened, and a large one shrinks."""
+    (tmp_path / "state" / "goes").write_text("x")
+    (tmp_path / "state" / "grows").write_text("x" * 100)
+    real = backup._gather
+
+    def gather(source: Source, target: str) -> object:
+        found = real(source, target)
+        (tmp_path / "state" / "goes").unlink()
+        return found
+
+    monkeypatch.setattr(backup, "_gather", gather)
+    fstat = os.fstat
+
+    def grow(descriptor: int) -> os.stat_result:
+        facts = fstat(descriptor)
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith("grows"):
+            with open(tmp_path / "state" / "grows", "a") as file:
+                file.write("more")
+        return facts
+
+    with monkeypatch.context() as patched:
+        patched.setattr(backup.os, "fstat", grow)
+        names = {member.name for member in back_up(source, str(tmp_path / "backup"), None).members}
+    assert "state/grows" in names
+    assert "state/goes" not in names
+
+    with open(tmp_path / "state" / "large", "wb") as file:
+        file.truncate(5 * 2**20)
+
+    def shrink(descriptor: int) -> os.stat_result:
+        facts = fstat(descriptor)
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith("large"):
+            os.truncate(tmp_path / "state" / "large", 10)
+        return facts
+
+    (tmp_path / "state" / "goes").write_text("x")
+    monkeypatch.setattr(backup.os, "fstat", shrink)
+    with pytest.raises(ConfigError, match="changed meanwhile; try again"):
+        back_up(source, str(tmp_path / "backup"), None)
+    assert check(str(tmp_path / "backup"), None), "the earlier one is still there"
