@@ -26,6 +26,7 @@ import trio
 from edge_runtime.model.errors import ConfigError, DriverError, Overloaded, StoreUnavailable
 from edge_runtime.store.connection import INLINE_BUSY_MS, Location, location, open_reader, open_writer, verify
 from edge_runtime.store.faults import Fault, StoreBusy, driver_error, fault_of, unavailable
+from edge_runtime.store.lost_commits import find_lost_commits, read_header
 from edge_runtime.store.writer import Batch, Retry, Write, Writer
 
 logger = logging.getLogger("dapr.runtime.store")
@@ -75,6 +76,7 @@ class Database:
         self._failed = trio.Event()
         self.taps: dict[str, Any] = {}  # by table: what has to happen with every write of whoever shares the file
         self._refusing = where.read_only  # also once closing
+        self.lost_commits = opened.lost_commits  # when it was opened
         self._opened_to_read = False
         if opened.failure is not None:
             self._opened_to_read = True
@@ -365,12 +367,14 @@ def _stop_when_cancelled() -> int:
 
 
 class Opened(NamedTuple):
-    """The connections of a file, and how to open one more to read; `failure` is why it cannot be written for now."""
+    """The connections of a file, and how to open one more to read; `failure` is why it cannot be written for now.
+    `lost_commits`: damage has taken back what was written last."""
 
     writer: sqlite3.Connection | None
     reader: sqlite3.Connection
     reading: Location
     failure: tuple[Fault, sqlite3.Error, str] | None = None
+    lost_commits: bool = False
 
 
 @asynccontextmanager
@@ -397,14 +401,22 @@ async def open_database(where: Location, limits: StoreLimits = StoreLimits()) ->
 def _open_connections(where: Location) -> Opened:
     if where.read_only:
         return Opened(None, _open_to_read(where), where)
+    header = read_header(where) if where.wal else b""
     try:
         writer = open_writer(where)
     except sqlite3.Error as error:
         return _opened_after(error, where)
     try:
         verify(writer, whole=False)
+        lost = find_lost_commits(writer, where, header)
+        if lost is not None:
+            logger.error(
+                "store file %s: its -wal file is damaged at byte %d: %d acknowledged commits or more behind it are"
+                " lost; restore a copy if they matter, and check the medium",
+                *(where.path, lost.place, lost.commits),
+            )
         reader = writer if where.memory else open_reader(where, busy_ms=INLINE_BUSY_MS)
-        return Opened(writer, reader, where)
+        return Opened(writer, reader, where, lost_commits=lost is not None)
     except sqlite3.Error as error:
         writer.close()
         return _opened_after(error, where)

@@ -3,7 +3,8 @@
 A restored copy would give sequence numbers a second time. So each run writes a fresh word and the number of the file's
 inode into a note beside the file, and into the file that word and when the kernel says that the note was written, which
 no copy takes along. When something differs at the next opening, the file is not the one that was written last, and a
-new epoch begins. One that begins without need does no harm: an entry keeps the epoch it was given.
+new epoch begins; so it does when the file has lost its newest commits. One that begins without need does no harm: an
+entry keeps the epoch it was given.
 
 The clock counts the time that the machine is up, as the log's does, so that ages take no notice of the wall clock.
 """
@@ -93,7 +94,7 @@ async def _next_run(database: Database, note: int | None, latest_ms: int, clock_
     rows = database.read(_READ)
     known = _Row(*rows[0]) if rows else None
     inode = 0 if note is None else _inode(database.path)
-    goes_on = known is not None and (note is None or _is_of(note, known.run, inode))
+    goes_on = known is not None and (note is None or _is_of(note, known.run, inode)) and not database.lost_commits
     word = os.urandom(8).hex()
     row = _Row(
         known.node if known is not None else os.urandom(NODE_BYTES).hex(),
@@ -103,7 +104,7 @@ async def _next_run(database: Database, note: int | None, latest_ms: int, clock_
         known.base if known is not None and known.boot == boot else latest_ms - clock_ms,
     )
     if known is not None and not goes_on:
-        logger.warning("store file %s is another one than was written last: a new epoch begins", database.path)
+        logger.warning("store file %s is not what was written last: a new epoch begins", database.path)
     try:
         if note is not None:
             written = await trio.to_thread.run_sync(_note, note, _words(word, inode))

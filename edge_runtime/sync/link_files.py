@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import zlib
 from collections.abc import Callable
 from typing import Final
 
@@ -25,17 +26,24 @@ class DayFile:
         self._wall = wall
 
     def load(self) -> tuple[int, float]:
-        """A file that cannot be read says nothing; a clock that went back makes no new day."""
+        """A file that cannot be read begins a day; a clock that went back makes no new day."""
         try:
             with open(self._path, "rb") as file:
                 saved = json.loads(file.read(1000))
-            return int(saved["spent"]), max(self._wall() - float(saved["began"]), 0.0)
-        except (OSError, ValueError, KeyError, TypeError, OverflowError):
+            spent, began = int(saved["spent"]), int(saved["began"])
+            if saved.get("crc", _checksum(spent, began)) != _checksum(spent, began):
+                raise ValueError("its checksum fails")
+            return spent, max(self._wall() - began, 0.0)
+        except FileNotFoundError:
+            return 0, 0.0
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            logger.warning("%s: is damaged, so the link's day begins anew: %r", self._path, error)
             return 0, 0.0
 
     def save(self, spent: int, day_age_s: float) -> None:
         """On disk when it returns, whole or not at all: a power cut must not give a metered day its bytes again."""
-        text = json.dumps({"spent": spent, "began": round(self._wall() - day_age_s)})
+        began = round(self._wall() - day_age_s)
+        text = json.dumps({"spent": spent, "began": began, "crc": _checksum(spent, began)})
         try:
             folder = os.path.dirname(self._path)
             os.makedirs(folder, mode=0o700, exist_ok=True)
@@ -80,6 +88,10 @@ class PauseMark:
         except FileNotFoundError:
             return
         _sync(os.path.dirname(self._path))
+
+
+def _checksum(spent: int, began: int) -> int:
+    return zlib.crc32(f"{spent} {began}".encode())
 
 
 def _sync(folder: str) -> None:

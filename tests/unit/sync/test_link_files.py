@@ -12,7 +12,7 @@ from edge_runtime.model.errors import StoreUnavailable
 from edge_runtime.sync.link_files import DayFile, PauseMark
 
 
-def test_a_day_file_outlives_what_happens_to_it(tmp_path: Path) -> None:
+def test_a_day_file_outlives_what_happens_to_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     now = [1000.0]
     path = tmp_path / "links" / "cloud.json"
     day = DayFile(str(path), lambda: now[0])
@@ -22,9 +22,14 @@ def test_a_day_file_outlives_what_happens_to_it(tmp_path: Path) -> None:
     assert day.load() == (500, 160.0)
     now[0] = 0.0  # a clock without a battery
     assert day.load() == (500, 0.0)
-    for text in ("", "{}", '{"spent": "x"}', "[]"):
+    whole = path.read_text()
+    for text in ("", "{}", '{"spent": "x"}', "[]", whole.replace("500", "501")):
         path.write_text(text)
+        caplog.clear()
         assert day.load() == (0, 0.0)
+        assert f"{path}: is damaged, so the link's day begins anew" in caplog.text
+    path.write_text('{"spent": 500, "began": 0}')  # as it was written before it had a checksum
+    assert day.load() == (500, 0.0)
     path.unlink()
     path.parent.rmdir()
     path.parent.write_text("")
