@@ -30,6 +30,7 @@ from edge_runtime.sync.link_answers import (
     is_page,
 )
 from edge_runtime.sync.link_keeper import TOKEN_REFUSED, KeptLink, Session, session_scope
+from edge_runtime.sync.link_settings import SLOWEST_BYTES_PER_S
 from edge_runtime.sync.meter import current_class
 from edge_runtime.sync.passing import PacedBody, PassedAnswer, says_token_refused
 
@@ -80,14 +81,15 @@ class Link(KeptLink):
             )
         request = Request(method, target, (*self._ends.headers, *headers), Body(body))
         size = len(target) + len(body) + sum(len(name) + len(value) + 4 for name, value in request.headers)
+        limit_s = (timeout_s or self._limits.call_timeout_s) + len(body) / SLOWEST_BYTES_PER_S
         bytes_max = self._limits.short_answer_bytes_max if bodiless else self._limits.answer_bytes_max
         async with self._calling(size, kind) as session:
             since = trio.current_time()
             try:
-                with trio.move_on_after(timeout_s or self._limits.call_timeout_s) as limit:
+                with trio.move_on_after(limit_s) as limit:
                     answer = await self._exchange(session, request, bytes_max)
                 if limit.cancelled_caught:
-                    raise _Suspicion(f"no answer within {timeout_s or self._limits.call_timeout_s:g} s")
+                    raise _Suspicion(f"no answer within {limit_s:g} s")
                 if bodiless and answer.body and 200 <= answer.status < 300:
                     raise _Suspicion(f"answered {answer.status} with a body, as no sidecar does{excerpt(answer)}")
                 if is_page(answer) or answer.status in (502, 503, 504) or 300 <= answer.status < 400:
@@ -143,7 +145,7 @@ class Link(KeptLink):
         data = request.SerializeToString()
         async with self._calling(len(data) + len(path), kind) as session:
             since = trio.current_time()
-            limit_s = timeout_s or self._limits.call_timeout_s
+            limit_s = (timeout_s or self._limits.call_timeout_s) + len(data) / SLOWEST_BYTES_PER_S
             try:
                 reply = await self._grpc(session).unary(
                     path, data, reply_type, metadata=self._ends.metadata, timeout_s=limit_s

@@ -381,6 +381,7 @@ class KeptLink:
     @asynccontextmanager
     async def _open_grpc(self, origin: Origin, dialer: Dialer) -> AsyncIterator[GrpcClient]:
         from edge_runtime.net.grpc.client import CLIENT_HTTP2_LIMITS, open_grpc_client
+        from edge_runtime.net.grpc.limits import GrpcLimits
 
         tls = self._ends.grpc_tls() if origin.scheme == "https" else None
         limits = CLIENT_HTTP2_LIMITS._replace(
@@ -390,7 +391,8 @@ class KeptLink:
         async with open_grpc_client(
             origin,
             tls,
-            http2_limits=limits,
+            GrpcLimits(message_bytes_max=self._limits.answer_bytes_max),
+            limits,
             connect_timeout_s=self._limits.connect_timeout_s,
             dial=dialer.dial,
         ) as client:

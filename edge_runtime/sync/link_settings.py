@@ -6,7 +6,7 @@ import random
 import ssl
 import time
 from collections.abc import Callable
-from typing import Literal, NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
 from edge_runtime.config.links import CloudLink
 from edge_runtime.model.http import Header
@@ -15,6 +15,9 @@ from edge_runtime.net.connections import Origin
 from edge_runtime.net.tunnels import Proxy, parse_proxy
 from edge_runtime.net.urls import Url, parse_url
 from edge_runtime.observability.metrics import Metrics
+
+# A call has as much more time as its body needs on a line that is slower than any: 8 kbit/s.
+SLOWEST_BYTES_PER_S: Final = 1000.0
 
 StateName = Literal["up", "down", "waiting", "out-of-budget", "paused"]
 

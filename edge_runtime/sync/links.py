@@ -33,6 +33,7 @@ from edge_runtime.sync.topics_up import TopicUpRoute, route_settings
 from edge_runtime.wire import cloudevents
 
 if TYPE_CHECKING:
+    from edge_runtime.sync.state import RemoteState
     from edge_runtime.sync.state_routes import StateRoutes
     from edge_runtime.sync.topics_down import TopicDownRoute
 
@@ -81,6 +82,14 @@ class SharedLink:
     def forwards(self) -> dict[tuple[str, str], Forward]:
         """What takes an app's events, by component and topic."""
         return {(up.topic.pubsub, up.topic.topic): up.take for up in self._ups}
+
+    def remote_state(self) -> RemoteState:
+        """The state of the other side: over gRPC where the link has that, as HTTP can carry JSON only."""
+        if not self.link.settings.resource.grpc:
+            return self.remote
+        from edge_runtime.sync.grpc_state import GrpcState
+
+        return GrpcState(self.link)
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Serve until the scope is cancelled. `started` is said once every route that can be opened takes events."""

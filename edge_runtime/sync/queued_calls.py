@@ -18,11 +18,11 @@ from edge_runtime.model.http import Body, Header, Request, Response
 from edge_runtime.model.ports import Entry, EntryId
 from edge_runtime.sync.far_app import far_request
 from edge_runtime.sync.link import Link
+from edge_runtime.sync.link_settings import SLOWEST_BYTES_PER_S
 from edge_runtime.sync.outbox_route import OutboxRoute, time_left_s
 
 # So long an app may take for a call that waited; then it is tried again.
 ANSWER_LIMIT_S: Final = 60.0
-SLOWEST_BYTES_PER_S: Final = 1000.0
 BODY_BYTES_MAX: Final = 16 * 2**20
 MESSAGE_BYTES: Final = 4096  # of an answer, which are looked into however little is kept of it
 _LATER: Final = (408, 425, 429)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -14,7 +15,7 @@ from edge_runtime.sync.link import Link
 from edge_runtime.sync.link_answers import Refused, segment
 
 JSON: Final = ((b"content-type", b"application/json"),)
-_BULK_KEYS_MAX: Final = 100
+BULK_KEYS_MAX: Final = 100
 
 # What a bulk get tells of one key.
 Found = tuple[bytes, str] | DriverError | None
@@ -38,8 +39,8 @@ class RemoteSidecar:
     async def bulk_get(self, store: str, keys: Sequence[str]) -> Mapping[str, Found]:
         """Value and etag of each key; None for one that is not there; an error for one that nothing is known of."""
         found: dict[str, Found] = {}
-        for start in range(0, len(keys), _BULK_KEYS_MAX):
-            found.update(await self._bulk_get(store, keys[start : start + _BULK_KEYS_MAX]))
+        for start in range(0, len(keys), BULK_KEYS_MAX):
+            found.update(await self._bulk_get(store, keys[start : start + BULK_KEYS_MAX]))
         return found
 
     async def _bulk_get(self, store: str, keys: Sequence[str]) -> Mapping[str, Found]:
@@ -62,12 +63,15 @@ class RemoteSidecar:
         return found
 
     def _found(self, store: str, row: _Row) -> Found:
-        data = bytes(row.data)
         if row.error:
             return DriverError(f"link {self._link.name}: {store}: {row.error}")
-        if not data or (data == b"null" and not row.etag):
-            return None
-        return data, row.etag or ""
+        try:
+            data = _bytes_of(row)
+        except ValueError as error:
+            return DriverError(f"link {self._link.name}: {store}: the value of {row.key!r} is unreadable: {error}")
+        if row.etag:  # without data it is a value without a byte, which is not one that is gone
+            return data, row.etag
+        return None if not data or data == b"null" else (data, "")
 
     async def _get_apart(self, store: str, keys: Sequence[str]) -> Mapping[str, Found]:
         """By halves, until the values that hide the others are alone."""
@@ -89,7 +93,10 @@ class RemoteSidecar:
     async def save(self, store: str, key: str, value: bytes, etag: str | None = None, first_write: bool = True) -> None:
         """Raises `EtagMismatch`, and `BadMetadata` for a value that is no JSON."""
         if not is_json(value):
-            raise BadMetadata("the value is bytes that are no JSON, and Dapr's HTTP API cannot save such")
+            raise BadMetadata(
+                f"the value is no JSON, and Dapr's HTTP API can save nothing else; add spec.endpoint.grpc to link "
+                f"{self._link.name}, over which bytes cross as they are, and let the key be tried again"
+            )
         item: dict[str, Any] = {"key": key, "value": msgspec.Raw(value)}
         if etag is not None:
             item["etag"] = etag
@@ -118,9 +125,22 @@ class _Row(msgspec.Struct):
     data: msgspec.Raw = msgspec.Raw(b"")
     etag: str | None = None
     error: str | None = None
+    metadata: dict[str, Any] | None = None
 
 
 _decode_rows = msgspec.json.Decoder(list[_Row]).decode
+
+
+def _bytes_of(row: _Row) -> bytes:
+    """The value. A node of ours says how it wrote one that is no JSON, where Dapr has no answer. Raises ValueError."""
+    data = bytes(row.data)
+    encoding = (row.metadata or {}).get("dataEncoding")
+    if encoding not in ("text", "base64"):
+        return data
+    text = json.loads(data)
+    if not isinstance(text, str):
+        raise ValueError(f"{encoding} is expected in a text")
+    return text.encode() if encoding == "text" else binascii.a2b_base64(text, strict_mode=True)
 
 
 def _etag_error(error: Refused) -> DriverError:

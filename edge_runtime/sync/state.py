@@ -18,7 +18,7 @@ from typing import Final, NamedTuple, Protocol
 
 import trio
 
-from edge_runtime.model.errors import DriverError, EtagMismatch, Unreachable
+from edge_runtime.model.errors import DriverError, EtagInvalid, EtagMismatch, Unreachable
 from edge_runtime.model.hlc import Clock, Drift, Stamp, parse
 from edge_runtime.model.ports import Backoff
 from edge_runtime.model.sync import Dispute, Keys, Known, Settlement
@@ -177,6 +177,7 @@ class StateSync:
         self._limits = limits
         self._chance = chance
         self._agenda = Agenda(limits.retry, limits.keys_max)
+        self._batch_keys = limits.batch_keys_max  # fewer after a look that failed
         self._questions: trio.Nursery | None = None
         self._asked: dict[str, Conflict] = {}  # what the app is being asked
         self._answers: dict[str, tuple[Conflict, Version]] = {}
@@ -290,7 +291,7 @@ class StateSync:
             self._complain("the store here: %s", error)
             self._reachable_at = max(self._reachable_at, now + self._limits.retry.first_s)
             return False
-        batch = self._agenda.take(now, self._limits.batch_keys_max)
+        batch = self._agenda.take(now, self._batch_keys)
         if not batch:  # there may be more to read, behind keys that wait
             return self._has_more_to_read
         await self._process(batch)
@@ -347,7 +348,8 @@ class StateSync:
                 if not left:
                     break
             self._failures = 0
-            self._agenda.offer(left)
+            self._batch_keys = min(self._batch_keys * 2, self._limits.batch_keys_max)
+            self._go_on(left)
             if self.last_error is before and not self._agenda.waits:
                 self.last_error = ""
         except Unreachable as error:
@@ -356,7 +358,17 @@ class StateSync:
             self._wait_for_remote(error)
         except DriverError as error:
             self._complain("%s", error)
+            self._batch_keys = max(len(batch) // 2, 1)  # it may be too much for a slow line
             self._all_failed(batch)
+
+    def _go_on(self, left: Mapping[str, bool]) -> None:
+        """With keys that were not done in so many rounds: later, when the remote said no to what it had just shown."""
+        for key, again in left.items():
+            if again:
+                self._complain("key %r: it goes on changing, or the remote refuses the etag that it has shown", key)
+                self._failed(key, fetch=True)
+            else:
+                self._agenda.offer([key])
 
     def _complain(self, text: str, *args: object) -> None:
         self.last_error = text % args
@@ -543,7 +555,7 @@ class StateSync:
                     return
                 try:
                     settlements.append(await self._request(step))
-                except EtagMismatch:
+                except (EtagMismatch, EtagInvalid):  # an etag of a store that is another one now may be no etag there
                     left[step.known.key] = True
                 except Unreachable as error:
                     problems.append(error)

@@ -215,7 +215,7 @@ class _Look:
         """The remote's version is the one that counts here too."""
         return Settlement(
             self.known,
-            value=KEEP if same(self.local, value) else value,
+            value=KEEP if self.local == value else value,  # also another spelling: it may be a text
             base=self._base(self.local_etag),
             done=True,
         )

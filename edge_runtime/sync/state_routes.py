@@ -125,7 +125,7 @@ class RunningRoute:
         self.closed = trio.Event()
         self._askers = askers
         self._numbers = numbers
-        self.sync = StateSync(claim.route, claim.journal, claim.link.remote, stamps, ask=self._ask)
+        self.sync = StateSync(claim.route, claim.journal, claim.link.remote_state(), stamps, ask=self._ask)
         self.sync.counts.told = self._count
 
     # --- what is shown: a LinkRoute -----------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from tests.integration.test_apps_of_one_node import template, wait_until_all_ser
 from tests.integration.test_cloud_links import DOWN, metric, until, url, write_link
 from tests.support.app import App, Received
 from tests.support.callback_app import INVOKE, CallbackApp
+from tests.support.drivers import python
 from tests.support.line import Line, Mode
 from tests.support.resources import broker, component, write
 from tests.support.sidecar import Program, Sidecar, free_port, request
@@ -28,6 +29,8 @@ pytestmark = pytest.mark.slow
 
 CONFLICTS = "/edge/v1/conflicts"
 STORE = "/v1.0/state/statestore"
+RPC = "/dapr.proto.runtime.v1.Dapr/"
+SUBSCRIBE = f"{RPC}SubscribeTopicEventsAlpha1"
 POLL = "poll: 300ms"
 
 
@@ -78,15 +81,24 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
 
 @contextmanager
 def edge_of(
-    pair: Pair, tmp_path: Path, routes: str, more: str = "", flags: Sequence[str] = (), **options: Any
+    pair: Pair,
+    tmp_path: Path,
+    routes: str,
+    more: str = "",
+    flags: Sequence[str] = (),
+    *,
+    grpc: bool = True,
+    **options: Any,
 ) -> Iterator[Sidecar]:
-    link = write_link(tmp_path / "resources", url(pair.line.port), url(pair.grpc_line.port), routes, more)
+    grpc_url = url(pair.grpc_line.port) if grpc else ""
+    link = write_link(tmp_path / "resources", url(pair.line.port), grpc_url, routes, more)
     with Sidecar(tmp_path / "edge", *link, *flags, **{"app_id": "edge", **options}) as node:
         yield node
 
 
-def test_changes_cross_both_ways(pair: Pair, tmp_path: Path) -> None:
-    with edge_of(pair, tmp_path, route()) as edge:
+@pytest.mark.parametrize("grpc", [False, True], ids=["http", "grpc"])
+def test_changes_cross_both_ways(pair: Pair, tmp_path: Path, grpc: bool) -> None:
+    with edge_of(pair, tmp_path, route(), grpc=grpc) as edge:
         save(edge, "orders/1", {"n": 1})
         save(edge, "other", 1)
         until(lambda: load(pair.cloud, "orders/1") == {"n": 1})
@@ -104,7 +116,7 @@ def test_a_new_key_comes_by_the_change_topic(pair: Pair, tmp_path: Path) -> None
         save(pair.cloud, "orders/1", 1)
         save(pair.cloud, "orders/2", 2)
         save(pair.cloud, "orders/3", 3)
-        until(pair.grpc_line.rpcs)
+        until(lambda: SUBSCRIBE in pair.grpc_line.rpcs())
         for event, query in (
             ({"key": "orders/1"}, ""),
             ({"keys": ["cloud||orders/2", "else"]}, ""),
@@ -215,6 +227,82 @@ def test_a_grpc_app_decides(pair: Pair, tmp_path: Path) -> None:
     with CallbackApp({INVOKE: answer}) as app:
         with conflict_of(pair, tmp_path, "app", app_port=app.port, flags=["--app-protocol", "grpc"]) as edge:
             settled(pair, edge, {"count": 3})
+
+
+# --- values that are no JSON ------------------------------------------------------------------------------------------
+
+KEPT: dict[str, Any] = {
+    "orders/text": "hello",
+    "orders/bytes": {"bytes": bytes(range(256)).hex()},
+    "orders/empty": "",
+    "orders/number": "12345678901234567890.10",
+    "orders/spelled": '{ "a" : 1 }',
+    "orders/zeros": {"bytes": "0000"},
+}
+
+
+def as_hex(values: dict[str, Any]) -> dict[str, str]:
+    return {key: value["bytes"] if isinstance(value, dict) else value.encode().hex() for key, value in values.items()}
+
+
+def sdk(node: Sidecar, save: dict[str, Any] | None = None, read: Sequence[str] = ()) -> dict[str, str]:
+    """What an app with the official SDK reads of these keys, in hexadecimal digits, after it has saved."""
+    environment = {"DAPR_GRPC_PORT": str(node.grpc_port), "SAVE": json.dumps(save or {}), "READ": json.dumps(read)}
+    with python("grpc_bytes.py", node.port, **environment) as program:
+        found: dict[str, str] = program.results()["read"]
+        return found
+
+
+def test_what_sdks_save_crosses_byte_for_byte(pair: Pair, tmp_path: Path) -> None:
+    with edge_of(pair, tmp_path, route("changeTopic: {pubsub: pubsub, topic: changes}")) as edge:
+        sdk(edge, KEPT)
+        assert sdk(pair.cloud, read=list(KEPT)) == as_hex(KEPT)
+        until(lambda: SUBSCRIBE in pair.grpc_line.rpcs())
+        down = {key.replace("/", "/down-"): value for key, value in KEPT.items()}
+        sdk(pair.cloud, down)
+        assert pair.cloud.http("POST", "/v1.0/publish/pubsub/changes", {"keys": list(down)}).status == 204
+        assert sdk(edge, read=list(down)) == as_hex(down)
+        sdk(pair.cloud, {"orders/text": "good-bye"})
+        until(lambda: sdk(edge, read=["orders/text"]) == as_hex({"orders/text": "good-bye"}))
+        until(lambda: metric(edge, "edge_state_route_pending_keys") == 0)
+        assert metric(edge, "edge_state_route_refused_keys") == 0
+        assert metric(edge, "edge_state_route_keys_total", action="conflicts") == 0
+
+
+def test_without_grpc_bytes_come_down_and_are_refused_up(pair: Pair, tmp_path: Path) -> None:
+    down = {key: value for key, value in KEPT.items() if key != "orders/spelled"}  # which HTTP does not keep
+    with edge_of(pair, tmp_path, route(), grpc=False) as edge:
+        for key in down:
+            save(edge, key, 0)
+        until(lambda: [load(pair.cloud, key) for key in down] == [0] * len(down))
+        sdk(pair.cloud, down)
+        until(lambda: sdk(edge, read=list(down)) == as_hex(down))
+        sdk(edge, {"orders/new": "hello"})
+        until(lambda: metric(edge, "edge_state_route_refused_keys") == 1)
+        (refused,) = edge.http("GET", f"{CONFLICTS}/statestore/refused").json()["refused"]
+        assert refused["key"] == "orders/new"
+        assert "add spec.endpoint.grpc to link cloud" in refused["reason"]
+        write_link(tmp_path / "resources", url(pair.line.port), url(pair.grpc_line.port), route())
+        edge.signal(signal.SIGHUP)
+        until(lambda: edge.said.count("dapr initialized") == 2)
+        assert edge.http("POST", f"{CONFLICTS}/statestore/retry", {"all": True}).json() == {"retried": 1}
+        assert sdk(pair.cloud, read=["orders/new"]) == as_hex({"orders/new": "hello"})
+
+
+def test_a_value_past_the_remote_s_limit_is_refused(pair: Pair, tmp_path: Path) -> None:
+    """Each fits, together they do not; one fits not at all, as this node's own limit is higher."""
+    with edge_of(pair, tmp_path, route(), flags=["--max-body-size", "8Mi"]) as edge:
+        for number in range(5):
+            save(edge, f"orders/{number}", "x" * 1_500_000)
+        until(lambda: all(load(pair.cloud, f"orders/{number}") for number in range(5)))
+        for number in range(5):
+            save(pair.cloud, f"orders/{number}", "y" * 1_500_000)
+        until(lambda: all(load(edge, f"orders/{number}")[:1] == "y" for number in range(5)))
+        save(edge, "orders/huge", "z" * 5_000_000)
+        until(lambda: metric(edge, "edge_state_route_refused_keys") == 1)
+        (refused,) = edge.http("GET", f"{CONFLICTS}/statestore/refused").json()["refused"]
+        assert refused["key"] == "orders/huge"
+        assert "--max-body-size" in refused["reason"]
 
 
 # --- seen and resolved ------------------------------------------------------------------------------------------------
@@ -417,9 +505,21 @@ def test_only_documented_calls_cross(pair: Pair, tmp_path: Path) -> None:
         until(lambda: load(pair.cloud, "orders/1") == 1)
         remove(edge, "orders/1")
         until(lambda: load(pair.cloud, "orders/1") is None)
-        until(pair.grpc_line.rpcs)
+        until(lambda: SUBSCRIBE in pair.grpc_line.rpcs())
         assert edge.stop() == 0
-    assert set(pair.grpc_line.rpcs()) == {"/dapr.proto.runtime.v1.Dapr/SubscribeTopicEventsAlpha1"}
+    calls = {f"{RPC}{name}" for name in ("GetBulkState", "SaveState", "DeleteState")}
+    assert set(pair.grpc_line.rpcs()) == {SUBSCRIBE, *calls}
+    assert set(pair.line.requests()) == {"GET /v1.0/healthz/outbound"}
+
+
+def test_without_grpc_only_documented_requests_cross(pair: Pair, tmp_path: Path) -> None:
+    with edge_of(pair, tmp_path, route("conflict: last-writer"), grpc=False) as edge:
+        save(edge, "orders/1", 1)
+        until(lambda: load(pair.cloud, "orders/1") == 1)
+        remove(edge, "orders/1")
+        until(lambda: load(pair.cloud, "orders/1") is None)
+        assert edge.stop() == 0
+    assert pair.grpc_line.rpcs() == []
     assert set(pair.line.requests()) == {
         "GET /v1.0/healthz/outbound",
         "POST /v1.0/state/statestore",

@@ -578,8 +578,33 @@ async def test_a_value_that_is_no_json_hides_no_other() -> None:
         assert found["a"] == (b"\x00\xff", "")
         assert found["b"] is None
         assert "500" in str(found["c"])
-        with pytest.raises(BadMetadata, match="no JSON"):
+        with pytest.raises(BadMetadata, match=r"no JSON.*add spec.endpoint.grpc to link cloud"):
             await opened.remote.save("redis", "a", b"\x00\xff")
+
+
+async def test_what_is_said_of_bytes_is_undone() -> None:
+    """A node of ours says how it has written a value that is no JSON; one without a byte is not one that is gone."""
+    rows = [
+        {"key": "text", "data": "hello", "etag": "1", "metadata": {"dataEncoding": "text"}},
+        {"key": "bytes", "data": "/wA=", "etag": "2", "metadata": {"dataEncoding": "base64", "ttlExpireTime": "later"}},
+        {"key": "json", "data": "hello", "etag": "3", "metadata": {"ttlExpireTime": "later"}},
+        {"key": "empty", "etag": "4"},
+        {"key": "odd", "data": 7, "etag": "5", "metadata": {"dataEncoding": "base64"}},
+    ]
+    async with open_link({STATE + b"/bulk": (200, json.dumps(rows).encode())}) as opened:
+        await opened.state("up")
+        found = dict(await opened.remote.bulk_get("redis", [str(row["key"]) for row in rows]))
+        assert "the value of 'odd' is unreadable" in str(found.pop("odd"))
+        expected = {"text": (b"hello", "1"), "bytes": (b"\xff\0", "2"), "json": (b'"hello"', "3"), "empty": (b"", "4")}
+        assert found == expected
+
+
+async def test_a_slow_line_has_time_for_a_large_body() -> None:
+    """The limit of a call is for the answer; what is sent has its own time."""
+    async with open_link({PUBLISH: None}) as opened:
+        await opened.state("up")
+        with pytest.raises(DriverError, match=r"no answer within 0\.5 s"):
+            await opened.remote.publish("p", "t", b"x" * 200, "text/plain", {})
 
 
 async def test_keys_are_read_in_bulk() -> None:

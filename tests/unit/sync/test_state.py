@@ -11,7 +11,14 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from edge_runtime.model.errors import BadMetadata, DriverError, EtagMismatch, StoreUnavailable, Unreachable
+from edge_runtime.model.errors import (
+    BadMetadata,
+    DriverError,
+    EtagInvalid,
+    EtagMismatch,
+    StoreUnavailable,
+    Unreachable,
+)
 from edge_runtime.model.hlc import Clock, Stamp
 from edge_runtime.model.ports import Backoff, DeleteRequest, SetRequest
 from edge_runtime.model.sync import Keys
@@ -553,3 +560,122 @@ async def test_a_slow_poll_reaches_its_end(world: World, autojump_clock: MockClo
     world.remote.put("c/k19", b"2")
     await trio.sleep(20)
     assert await world.get("k19") == b"2"
+
+
+async def test_a_remote_that_refuses_its_own_etags_is_left_in_peace(world: World, autojump_clock: MockClock) -> None:
+    """A value that it has and does not show, say: without pauses the route would ask as fast as the line lets it."""
+
+    def refuse(what: str, key: Any) -> None:
+        if what == "save" and key == "c/odd":
+            raise EtagMismatch("there is one already")
+
+    world.remote.fail = refuse
+    await world.start()
+    await world.set("odd")
+    await world.set("a")
+    await trio.sleep(20)
+    assert set(world.values()) == {"c/a"}
+    assert 4 < world.remote.calls.count(("save", "c/odd")) < 50
+    assert "refuses the etag" in world.sync.last_error
+    world.remote.fail = lambda what, key: None
+    await trio.sleep(10)
+    assert set(world.values()) == {"c/a", "c/odd"}
+    assert world.sync.last_error == ""
+
+
+async def test_an_etag_that_is_none_is_looked_at_anew(world: World, autojump_clock: MockClock) -> None:
+    """The remote's store is another one now, with etags of another kind, that has the values of the former."""
+    await world.start(poll_s=0)
+    await world.set("a", b"1")
+    world.remote.put("c/a", b"1")
+    world.sync.told(["c/a"])
+    await trio.sleep(0.1)
+    etag = world.remote.items["c/a"][1]
+
+    def save(what: str, key: Any) -> None:
+        if what == "save" and etag != "" and world.remote.items["c/a"][1] == etag:
+            world.remote.items["c/a"] = b"1", "x7"
+            raise EtagInvalid("invalid etag value")
+
+    world.remote.fail = save
+    await world.set("a", b"2")
+    await trio.sleep(1)
+    assert await world.journal.refused() == []
+    assert await world.get("a") == b"1"
+    (entry,) = await world.journal.inbox.entries()
+    assert (entry.dispute.local, entry.dispute.losers) == (b"2", ["local"])
+
+
+async def test_a_look_that_fails_is_tried_with_fewer_keys(world: World, autojump_clock: MockClock) -> None:
+    """A slow line may have no time for the values of so many."""
+
+    def slow(what: str, key: Any) -> None:
+        if what == "get" and len(key) > 1:
+            raise DriverError("no answer within 15 s")
+
+    for name in ("c/a", "c/b", "c/c", "c/d"):
+        world.remote.put(name, b"1")
+    await world.start(poll_s=0)
+    world.remote.fail = slow
+    world.sync.told(["c/a", "c/b", "c/c", "c/d"])
+    await trio.sleep(30)
+    assert [await world.get(name) for name in "abcd"] == [b"1"] * 4
+
+
+@pytest.mark.parametrize("value", [b"\xff\x00", b"hello", b""])
+async def test_bytes_that_are_no_json_cross_both_ways(world: World, autojump_clock: MockClock, value: bytes) -> None:
+    await world.start()
+    await world.set("up", value)
+    world.remote.put("c/down", value)
+    world.sync.told(["c/down"])
+    await trio.sleep(0.1)
+    assert world.values()["c/up"] == value
+    assert await world.get("down") == value
+    await trio.sleep(200)
+    assert [call for call in world.remote.calls if call[0] != "get"] == [("save", "c/up")]
+    assert world.sync.counts.conflicts == 0
+
+
+async def test_another_spelling_comes_down(world: World, autojump_clock: MockClock) -> None:
+    """Who stores texts means them: 1.0 is another version than 1."""
+    await world.start()
+    await world.set("a", b"1.0")
+    await trio.sleep(40)
+    world.remote.put("c/a", b"1")
+    await trio.sleep(40)
+    assert await world.get("a") == b"1"
+    assert world.sync.counts.conflicts == 0
+
+
+@pytest.mark.parametrize(
+    ("policy", "value", "loser"),
+    [
+        ("remote-wins", b"\xfftheirs", "local"),
+        ("local-wins", b"\xffours", "remote"),
+        ("last-writer", b"\xfftheirs", "local"),
+        ("merge", b"\xfftheirs", "local"),
+        ("keep-both", b"\xfftheirs", "local"),
+        ("app", b"\xffapp", "local"),
+    ],
+)
+async def test_policies_take_bytes_whole(
+    world: World, autojump_clock: MockClock, policy: str, value: bytes, loser: str
+) -> None:
+    async def ask(conflict: Conflict) -> Version:
+        assert (conflict.base, conflict.local.value, conflict.remote.value) == (b"\xff", b"\xffours", b"\xfftheirs")
+        return Version(b"\xffapp")
+
+    await world.start(policy, ask=ask)
+    await world.set("a", b"\xff")
+    await trio.sleep(40)
+    world.sync.down()
+    await world.set("a", b"\xffours")
+    world.remote.put("c/a", b"\xfftheirs")
+    world.sync.up()
+    await trio.sleep(40)
+    assert (await world.get("a"), world.values()["c/a"]) == (value, value)
+    (entry,) = await world.journal.inbox.entries()
+    assert (entry.dispute.local, entry.dispute.remote) == (b"\xffours", b"\xfftheirs")
+    assert loser in entry.dispute.losers
+    siblings = [one for key, one in world.values().items() if key.startswith("c/a~") and not key.endswith("~hlc")]
+    assert siblings == ([b"\xffours"] if policy == "keep-both" else [])
