@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
@@ -69,7 +69,11 @@ def until(condition: Callable[[], Any], timeout_s: float = WAIT_S) -> Any:
     return value
 
 
-def metric(node: Sidecar, name: str, **labels: str) -> float:
+class Measured(Protocol):
+    def metrics(self) -> str: ...
+
+
+def metric(node: Measured, name: str, **labels: str) -> float:
     """The sum of the samples that have these labels."""
     total = 0.0
     for line in node.metrics().splitlines():
