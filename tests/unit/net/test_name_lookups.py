@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -55,11 +56,11 @@ async def ask(name: str, outcomes: list[Any]) -> None:
         outcomes.append(error.errno)
 
 
-async def give_up(name: str) -> None:
-    """Ask, and leave before the answer."""
+async def give_up(name: str, begun: Callable[[], Awaitable[None]] = wait_all_tasks_blocked) -> None:
+    """Ask, and leave before the answer, but not before it has `begun`."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ask, name, [])
-        await wait_all_tasks_blocked()
+        await begun()
         nursery.cancel_scope.cancel()
 
 
@@ -80,8 +81,7 @@ async def test_many_who_ask_for_a_name_hold_one_thread(server: NameServer, look_
 
 
 async def test_who_asks_again_waits_for_the_same_answer(server: NameServer, look_ups: None) -> None:
-    await give_up("cloud.example")
-    await asked(server, 1)
+    await give_up("cloud.example", partial(asked, server, 1))
     await give_up("cloud.example")
     outcomes: list[Any] = []
     async with trio.open_nursery() as nursery:
