@@ -52,6 +52,7 @@ def make_tree(target: Target, python: str, version: Version, root: Path) -> None
     _strip(target, site)
     _environment(payload, version)
     _compile(payload, python, version)
+    _leave_vendored_sources_out(site, python)
     _service_files(root)
     _updater(root)
     _documents(root)
@@ -127,6 +128,18 @@ def _compile(payload: Path, python: str, version: Version) -> None:
     ]
     if subprocess.run(command, env={"PYTHONHASHSEED": "0", "PATH": os.environ["PATH"]}).returncode:
         raise BuildError("a module cannot be compiled; the compiler has said which")
+
+
+def _leave_vendored_sources_out(site: Path, python: str) -> None:
+    """Byte code alone, where an import finds it without its source: a quarter less on disk. Ours can be read there."""
+    tag = f"cpython-{python.replace('.', '')}"
+    for source in list(site.rglob("*.py")):
+        if source.relative_to(site).parts[0] != "edge_runtime":
+            cache = source.parent / "__pycache__"
+            (cache / f"{source.stem}.{tag}.pyc").rename(source.with_suffix(".pyc"))
+            source.unlink()
+            if not os.listdir(cache):
+                cache.rmdir()
 
 
 def interpreter(python: str) -> str:
