@@ -1,0 +1,3 @@
+#!/bin/sh
+# The job of `tools/qemu/powercut`.
+exec python3 -B -u powercut.py
