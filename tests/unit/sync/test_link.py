@@ -680,7 +680,7 @@ class SetClock:
 async def deaf_link(clocks: Clocks, answer: Callable[[], Any], **fields: Any) -> AsyncIterator[Link]:
     """A link whose other end is `answer`; no socket is opened."""
 
-    async def exchange(session: Any, request: Any) -> Any:
+    async def exchange(session: Any, request: Any, bytes_max: int) -> Any:
         await trio.lowlevel.checkpoint()
         return answer()
 
