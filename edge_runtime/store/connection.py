@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from edge_runtime.model.errors import ConfigError
+from edge_runtime.store.faults import damage_error
 
 # How long the trio thread may wait for a lock before the read moves to a thread.
 INLINE_BUSY_MS: Final = 20
@@ -108,14 +109,7 @@ class StoreConnection(sqlite3.Connection):
         try:
             return super().execute(sql, parameters)
         except UnicodeDecodeError as error:
-            raise _damage("the schema holds what is no text") from error
-
-
-def _damage(finding: str) -> sqlite3.DatabaseError:
-    error = sqlite3.DatabaseError(finding)
-    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-    error.sqlite_errorname = "SQLITE_CORRUPT"
-    return error
+            raise damage_error("the schema holds what is no text") from error
 
 
 def location(path: str, **settings: object) -> Location:
@@ -158,7 +152,7 @@ def verify(connection: sqlite3.Connection, *, whole: bool) -> None:
         return
     findings = connection.execute("PRAGMA quick_check(1)").fetchall()
     if findings != [("ok",)]:
-        raise _damage(str(findings[0][0]) if findings else "quick_check gave no answer")
+        raise damage_error(str(findings[0][0]) if findings else "quick_check gave no answer")
 
 
 def _connect(where: Location, mode: str) -> sqlite3.Connection:

@@ -96,6 +96,14 @@ def moved_error() -> sqlite3.OperationalError:
     return error
 
 
+def damage_error(finding: str) -> sqlite3.DatabaseError:
+    """What SQLite itself would say of damage that it has not noticed."""
+    error = sqlite3.DatabaseError(finding)
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    error.sqlite_errorname = "SQLITE_CORRUPT"
+    return error
+
+
 def driver_error(path: str, error: Exception) -> DriverError:
     """Any SQLite error in the words that callers of the store know."""
     fault = fault_of(error)

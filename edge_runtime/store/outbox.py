@@ -18,7 +18,7 @@ from edge_runtime.model.errors import DriverError, Overloaded, StoreUnavailable
 from edge_runtime.model.hlc import Clock, unpack
 from edge_runtime.model.ports import FateLimits
 from edge_runtime.store.fates import Fate, Fates, open_fates, read_fates
-from edge_runtime.store.faults import fault_of
+from edge_runtime.store.faults import damage_error, driver_error, fault_of
 from edge_runtime.store.identity import Identity, open_identity, read_identity
 from edge_runtime.store.kernel_clock import Synchronized
 from edge_runtime.store.log_clock import boot_id, up_ms
@@ -277,7 +277,11 @@ class RouteStore:
         return self.base, self.top
 
     def _row(self, ask: Ask) -> RouteRow:
-        *values, checksum = ask(_ROUTE_ROW, (self.id,))[0]
+        rows = ask(_ROUTE_ROW, (self.id,))
+        if not rows:  # an index has it still, so it can be neither read nor made anew
+            error = damage_error(f"the row of outbox route {self.name} is not there")
+            raise driver_error(self.database.path, error) from error
+        *values, checksum = rows[0]
         row = RouteRow(*values)
         return row if route_is_whole(self.id, row, checksum) else self._recount(ask)
 
@@ -545,7 +549,10 @@ def _is_damage(error: DriverError) -> bool:
 
 
 def _append(connection: sqlite3.Connection, row: Row) -> int:
-    return connection.execute(_APPEND, row).lastrowid or 0
+    cursor = connection.execute(_APPEND, row)
+    if cursor.rowcount != 1:
+        raise damage_error("the row of an outbox route is not there")
+    return cursor.lastrowid or 0
 
 
 def _asker(connection: sqlite3.Connection) -> Ask:

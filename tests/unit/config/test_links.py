@@ -144,6 +144,11 @@ def test_a_short_link_has_defaults(tmp_path: Path) -> None:
     assert found == CloudLink("cloud", "http://10.0.0.2:3500/base", source=f"{tmp_path / 'link.yaml'}:1")
 
 
+def test_sizes_have_more_than_32_bits(tmp_path: Path) -> None:
+    (topic,) = link(tmp_path, UP + ", limits: {size: 5Gi}}\n").topics_up
+    assert topic.bytes_max == 5 * 2**30
+
+
 def test_a_proxy_may_be_a_secret(tmp_path: Path) -> None:
     assert link(tmp_path, "  proxy: {secretKeyRef: {name: proxy}}\n").items == (MetadataItem("proxy", None, "proxy"),)
 

@@ -167,3 +167,14 @@ async def test_a_place_is_read_once(store: OutboxStore, caplog: pytest.LogCaptur
     heads = [head(route.base + place) for place in (1, 2, 2, 1, 3)]
     assert [one.id - route.base for one in route._ascending(heads)] == [1, 2, 3]
     assert "node.db is damaged" in caplog.text
+
+
+async def test_a_route_whose_row_is_gone_takes_nothing(store: OutboxStore, database: Database) -> None:
+    """An index may have it still. An entry that goes nowhere must not be acknowledged."""
+    route = await store.open_route("cloud")
+    await route.append("k", b"x", None, 10)
+    await database.write(lambda conn: conn.execute("DELETE FROM outbox_route").rowcount)
+    with pytest.raises(StoreUnavailable, match=r"node.db: .*the file is damaged.*restore a copy"):
+        route.standing()
+    with pytest.raises(StoreUnavailable, match=r"node.db: .*the file is damaged.*restore a copy"):
+        await route.append("k", b"x", None, 10)

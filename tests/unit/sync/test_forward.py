@@ -237,6 +237,56 @@ async def test_the_oldest_make_room(tmp_path: Path) -> None:
         assert 'dapr_edge_outbox_dropped_total{reason="full",route="cloud"} 2' in render([world.metrics])
 
 
+FIVE_GIB = 5 * 2**30
+PIECE = 2**25  # no write may be larger
+PIECES = FIVE_GIB // PIECE
+
+
+async def append_large(route: Any, number: int, size: int = PIECE) -> None:
+    """An entry that counts with so many bytes, of which few are written."""
+    await route.append("k", b"%d" % number, size_bytes=size - ENTRY_OVERHEAD - 1)
+
+
+@pytest.mark.slow
+async def test_five_gibibytes_are_held_to_the_byte(tmp_path: Path) -> None:
+    """Beyond what 32 bits count, after a restart too."""
+    end = OtherEnd()
+    limit = {"bytes_max": FIVE_GIB, "limit_name": "limits.size"}
+    async with open_world(tmp_path) as world, world.route(end, **limit) as route:
+        for number in range(PIECES - 1):
+            await append_large(route, number)
+        await append_large(route, PIECES - 1, PIECE - 64)
+        assert route.state.bytes == FIVE_GIB - 64
+    async with open_world(tmp_path) as world, world.route(end, **limit) as route:
+        assert route.state.bytes == FIVE_GIB - 64
+        refused = rf"{FIVE_GIB - 64} bytes in {PIECES} entries wait .*; the limit is limits.size \({FIVE_GIB}\)"
+        with pytest.raises(Overloaded, match=refused):
+            await route.append("k", b"")  # one byte more than there is room for
+        await route.append("", b"")
+        assert (route.state.entries, route.state.bytes) == (PIECES + 1, FIVE_GIB)
+        route.up()
+        await end.wait_for(PIECES + 1)
+        await until(lambda: not route.backlog)
+        assert route.state.bytes == 0
+    assert numbers([payload for payload in end.payloads if payload]) == list(range(PIECES))
+
+
+@pytest.mark.slow
+async def test_five_gibibytes_are_dropped_and_counted(tmp_path: Path) -> None:
+    end = OtherEnd()
+    limit: dict[str, Any] = {"bytes_max": PIECE, "when_full": "drop-oldest"}
+    async with open_world(tmp_path) as world, world.route(end, **limit) as route:
+        for number in range(PIECES + 1):
+            await append_large(route, number)
+        assert (route.state.entries, route.state.bytes) == (1, PIECE)
+    async with open_world(tmp_path) as world, world.route(end, **limit) as route:
+        assert (route.state.entries, route.state.bytes) == (1, PIECE)
+        assert world.outbox.dropped("cloud") == {"full": (PIECES, FIVE_GIB)}
+        route.up()
+        await end.wait_for(1)
+    assert numbers(end.payloads) == [PIECES]
+
+
 async def test_the_unimportant_make_room(tmp_path: Path) -> None:
     end = OtherEnd()
     async with (
