@@ -92,7 +92,7 @@ class GrpcState:
 
     async def _call(self, method: str, request: Message, reply_type: type[M]) -> M:
         try:
-            return await self._link.unary(_SERVICE + method, request, reply_type, kind="state")
+            return await self._link.state_rpc(_SERVICE + method, request, reply_type)
         except Unreachable:
             raise
         except DriverError as error:

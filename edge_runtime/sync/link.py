@@ -138,16 +138,14 @@ class Link(KeptLink):
             current_class.reset(token)
             self._metrics.calls.add((self.name, kind, outcome))
 
-    async def unary(
-        self, path: str, request: Message, reply_type: type[M], *, kind: str = "call", timeout_s: float | None = None
-    ) -> M:
-        """A unary gRPC call. Raises as `call` does, by the meaning of the codes."""
+    async def state_rpc(self, path: str, request: Message, reply_type: type[M]) -> M:
+        """A gRPC call about state. Raises as `call` does, by the meaning of the codes."""
         data = request.SerializeToString()
-        async with self._calling(len(data) + len(path), kind) as session:
+        async with self._calling(len(data) + len(path), "state") as session:
             since = trio.current_time()
-            limit_s = (timeout_s or self._limits.call_timeout_s) + len(data) / SLOWEST_BYTES_PER_S
+            limit_s = self._limits.call_timeout_s + len(data) / SLOWEST_BYTES_PER_S
             try:
-                reply = await self._grpc(session).unary(
+                reply = await self._has_grpc(session.state).unary(
                     path, data, reply_type, metadata=self._ends.metadata, timeout_s=limit_s
                 )
             except DriverError as error:
@@ -160,13 +158,13 @@ class Link(KeptLink):
     async def open_call(self, path: str, *, kind: str) -> AsyncIterator[ClientCall]:
         """A streaming gRPC call; it ends with `Unreachable` when the link goes down."""
         async with self._calling(0, kind) as session:
-            async with self._grpc(session).open_call(path, self._ends.metadata) as call:
+            async with self._has_grpc(session.grpc).open_call(path, self._ends.metadata) as call:
                 yield call
 
-    def _grpc(self, session: Session) -> GrpcClient:
-        if session.grpc is None:
+    def _has_grpc(self, client: GrpcClient | None) -> GrpcClient:
+        if client is None:
             raise DriverError(f"link {self.name} has no spec.endpoint.grpc; add it")
-        return session.grpc
+        return client
 
     def heard(self) -> None:
         """Something came from the other end."""

@@ -65,9 +65,12 @@ _OTHER_TIME: Final = re.compile(r"certificate (is not yet valid|has expired)")
 class Session:
     """The clients of one time of being up, and the calls that go on."""
 
-    def __init__(self, http: HttpClient, grpc: GrpcClient | None, passing: HttpClient) -> None:
+    def __init__(
+        self, http: HttpClient, grpc: GrpcClient | None, state: GrpcClient | None, passing: HttpClient
+    ) -> None:
         self.http = http
-        self.grpc = grpc
+        self.grpc = grpc  # for subscriptions
+        self.state = state
         self.on_trial = False  # whether the token is good will be seen
         self.passing = passing  # for calls of apps, as is the next: made when the first comes
         self.rpcs: GrpcClient | None = None
@@ -135,6 +138,8 @@ class KeptLink:
         # An HTTP/2 connection writes for all its streams at once; those of a link are subscriptions.
         streams = "topics-down" if resource.topics_down or not resource.configuration else "configuration"
         self._grpc_dialer = Dialer(self._ends.proxy, lambda sent, got: self._meter.count(sent, got, streams))
+        # So state has a connection of its own, whose large answers are in no stream's way.
+        self._state_dialer = Dialer(self._ends.proxy, lambda sent, got: self._meter.count(sent, got, "state"))
         self._passing_dialer = Dialer(self._ends.proxy, lambda sent, got: self._meter.count(sent, got, "invocation"))
         self._places_taken = 0
         metrics.show(self.name, self.state, self.state)
@@ -371,12 +376,13 @@ class KeptLink:
             connect_timeout_s=limits.connect_timeout_s,
         )
         http = await stack.enter_async_context(open_http_client(client_limits, self._ends.tls, self._dialer.dial))
-        grpc = None
-        if self._ends.grpc is not None:
+        grpc = state = None
+        if self._ends.grpc is not None:  # each connects with its first call
             grpc = await stack.enter_async_context(self._open_grpc(self._ends.grpc, self._grpc_dialer))
+            state = await stack.enter_async_context(self._open_grpc(self._ends.grpc, self._state_dialer))
         client_limits = client_limits._replace(connections_max=limits.passed_on_max, idle_max=limits.passed_on_idle_max)
         passing = open_http_client(client_limits, self._ends.tls, self._passing_dialer.dial)
-        return Session(http, grpc, await stack.enter_async_context(passing))
+        return Session(http, grpc, state, await stack.enter_async_context(passing))
 
     @asynccontextmanager
     async def _open_grpc(self, origin: Origin, dialer: Dialer) -> AsyncIterator[GrpcClient]:

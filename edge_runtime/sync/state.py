@@ -523,6 +523,10 @@ class StateSync:
                 self._complain("key %r: %s", key, answer)
                 self._failed(key, fetch=True)
                 continue
+            if answer is not None and not answer[1]:  # every version would look like the one before
+                self._complain("key %r: store %s tells no etags, and cannot be followed", key, route.remote_store)
+                self._failed(key, fetch=True)
+                continue
             value, etag = (None, None) if answer is None else answer
             found[key] = Remote(value, etag, self._stamp_of(value, answers.get(name + STAMP_KEY)))
         return found

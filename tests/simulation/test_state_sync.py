@@ -62,6 +62,7 @@ def test_once_failed_seeds_pass(seed: int, plan: Plan) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(7200)  # also when it is run by itself
 @pytest.mark.parametrize("conflict", POLICIES)
 def test_many_seeds_agree(conflict: Any) -> None:
     start = random.randrange(2**32)

@@ -106,6 +106,8 @@ async def test_keys_are_read_in_bulk_byte_for_byte() -> None:
         assert ("dapr-api-token", "secret") in opened.store.metadata
         page = render((opened.metrics,))
         assert 'dapr_edge_link_calls_total{class="state",link="cloud",outcome="done"} 1' in page
+        assert 'dapr_edge_link_bytes_total{class="state",direction="sent",link="cloud"}' in page
+        assert 'class="topics-down"' not in page
 
 
 async def test_many_keys_are_several_calls() -> None:

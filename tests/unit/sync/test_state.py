@@ -679,3 +679,13 @@ async def test_policies_take_bytes_whole(
     assert loser in entry.dispute.losers
     siblings = [one for key, one in world.values().items() if key.startswith("c/a~") and not key.endswith("~hlc")]
     assert siblings == ([b"\xffours"] if policy == "keep-both" else [])
+
+
+async def test_a_store_without_etags_is_not_followed(world: World, autojump_clock: MockClock) -> None:
+    """Each version would look like the one before: what changes there would never be seen."""
+    await world.start()
+    world.remote.items["c/a"] = b"1", ""
+    world.sync.told(["c/a"])
+    await trio.sleep(20)
+    assert await world.get("a") is None
+    assert "store cloud tells no etags" in world.sync.last_error
