@@ -17,7 +17,7 @@ import os
 import sqlite3
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -303,22 +303,26 @@ class Database:
             self._failed = trio.Event()
 
     async def _open_again(self) -> None:
-        """After an opening that could only read: once writing works, both connections are new ones."""
-        try:
-            opened = await trio.to_thread.run_sync(_open_connections, self._where)
-        except DriverError:
-            return
-        if opened.failure is not None:
-            opened.reader.close()
-            return
-        self._reader.close()
-        self._reader, self._reading = opened.reader, opened.reading
+        """After an opening that could only read: once writing works, the connections are new ones.
+
+        SQLite shares what it knows of a file between a process's connections: while one is open that could only read,
+        none can write. So the readers go first, and no task runs until there is a new one.
+        """
         async with self._thread_limiter:
-            if self._thread_reader is not None:
-                self._thread_reader.close()
-                self._thread_reader = None
+            for connection in (self._reader, self._thread_reader):
+                if connection is not None:
+                    connection.close()
+            self._thread_reader = None
+            try:
+                opened = _open_connections(self._where)
+            except DriverError:
+                with suppress(DriverError):  # else reads are refused until the next try
+                    self._reader = _open_to_read(self._reading)
+                return
+        self._reader, self._reading = opened.reader, opened.reading
+        if opened.writer is None:
+            return
         self._opened_to_read = False
-        assert opened.writer is not None
         self._writer.jobs.put(partial(self._writer.let_in, opened.writer))
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -112,7 +112,9 @@ async def _next_run(database: Database, note: int | None, latest_ms: int, clock_
         await database.write(partial(_write, row), single=True)
     except (StoreUnavailable, OSError) as error:
         if known is None:
-            raise
+            raise StoreUnavailable(
+                f"the node's identity cannot be written to {database.path} and its -run: {error}"
+            ) from error
         # What is on disk can still be sent; the next run begins another epoch, which does no harm.
         logger.warning("the node's identity could not be noted: %s", error)
     return Identity(row.node, row.epoch, row.base)

@@ -7,6 +7,7 @@ import logging
 import os
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import trio
@@ -74,20 +75,27 @@ class PauseMark:
             await trio.to_thread.run_sync(self._make if paused else self._remove)
         except OSError as error:
             raise StoreUnavailable(f"{self._path}: cannot be changed: {error.strerror}") from error
+        try:
+            await trio.to_thread.run_sync(self._flush)
+        except OSError as error:
+            raise StoreUnavailable(
+                f"{self._path}: was changed, but whether a power cut would keep that is not known: {error.strerror}"
+            ) from error
 
     def _make(self) -> None:
         folder = os.path.dirname(self._path)
         os.makedirs(folder, mode=0o700, exist_ok=True)
         os.close(os.open(self._path, os.O_CREAT | os.O_WRONLY, 0o600))
-        _sync(folder)
-        _sync(os.path.dirname(folder))
 
     def _remove(self) -> None:
-        try:
+        with suppress(FileNotFoundError):
             os.unlink(self._path)
-        except FileNotFoundError:
-            return
-        _sync(os.path.dirname(self._path))
+
+    def _flush(self) -> None:
+        folder = os.path.dirname(self._path)
+        if os.path.isdir(folder):
+            _sync(folder)
+            _sync(os.path.dirname(folder))
 
 
 def _checksum(spent: int, began: int) -> int:

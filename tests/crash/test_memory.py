@@ -86,6 +86,8 @@ def answers(node: Node) -> bool:
             if node.http("POST", "/v1.0/state/statestore", [{"key": "alive", "value": 1}]).status == 204:
                 return True
             time.sleep(0.1)
+    except TimeoutError:
+        raise AssertionError(f"it lives and does not answer; said:\n{node.said[-4000:]}") from None
     except (ConnectionError, http.client.HTTPException):
         node.wait(10.0)
         return False

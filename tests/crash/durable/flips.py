@@ -205,6 +205,7 @@ def play(flips: int, seed: int, place: Path, progress_s: float = 30.0) -> tuple[
             outcome = Outcome("torn")
         counts[outcome.kind] += 1
         if outcome.kind in BAD:
+            shutil.copytree(folder, place / f"bad-{number}")
             bad.append(f"seed {seed}, flip {number}, {which}: {outcome.kind}: {outcome.detail}")
         if time.monotonic() - said_at > progress_s:
             said_at = time.monotonic()
@@ -219,11 +220,11 @@ def main(arguments: list[str]) -> None:
     place, began = scratch("flips-"), time.monotonic()
     print(f"seed {seed}, {flips} flips", flush=True)
     counts, bad = play(flips, seed, place)
-    shutil.rmtree(place)
     print("\n".join(bad))
     print(f"{dict(counts)}, {time.monotonic() - began:.0f} s")
     if bad:
-        raise SystemExit(1)
+        raise SystemExit(f"what they were flipped in is in {place}")
+    shutil.rmtree(place)
 
 
 if __name__ == "__main__":
