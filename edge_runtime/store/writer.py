@@ -19,12 +19,13 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import outcome
 import trio
 
-from edge_runtime.model.errors import DriverError
+from edge_runtime.model.errors import DriverError, StoreUnavailable
 from edge_runtime.store.connection import Location, open_writer, verify
 from edge_runtime.store.faults import ROLLED_BACK, Fault, driver_error, fault_of, moved_error, unavailable
 
@@ -37,6 +38,10 @@ VERIFY_WHOLE_BYTES_MAX: Final = 64 * 1024 * 1024
 # Free pages are given back when idle: from this many on, and so many at a time.
 FREE_PAGES_MIN: Final = 256
 FREE_PAGES_STEP: Final = 1024
+
+# When memory was too short to roll back; the next batch begins with a new connection.
+UNKNOWN: Final = "the write failed, and whether it was kept is not known"
+MEMORY_PAUSE_S: Final = 0.01
 
 Operation = Callable[[sqlite3.Connection], Any]
 Identity = tuple[int, int, int] | None
@@ -128,17 +133,31 @@ class Writer:
 
     def _serve(self, answer: Callable[[Batch], None]) -> None:
         while (job := self.jobs.get()) is not None:
-            if isinstance(job, list):
-                self.run(job)
-                answer(job)
-                del job  # a batch may hold megabytes; do not keep it while waiting for the next
-                self._checkpoint_when_due()
-            else:
-                try:
+            try:
+                if isinstance(job, list):
+                    self._run_and_answer(job, answer)
+                    del job  # a batch may hold megabytes; do not keep it while waiting for the next
+                    self._checkpoint_when_due()
+                else:
                     job()
-                except Exception:  # the thread has to go on: every later write waits for it
+            except Exception:  # the thread has to go on: every later write waits for it
+                with suppress(MemoryError):
                     logger.exception("store file %s: looking after it failed", self._path)
         self.close()
+
+    def _run_and_answer(self, batch: Batch, answer: Callable[[Batch], None]) -> None:
+        """Whoever waits gets an answer, even where memory is too short to find out what came of it."""
+        try:
+            self.run(batch)
+        except Exception as error:
+            for write in batch:
+                write.result = outcome.Error(StoreUnavailable(f"store file {self._path}: {UNKNOWN}: {error!r}"))
+        while True:
+            try:
+                answer(batch)
+                return
+            except MemoryError:
+                time.sleep(MEMORY_PAUSE_S)
 
     # --- batches ------------------------------------------------------------------------------------------------------
 

@@ -35,6 +35,9 @@ class Node(Program):
         flags = ("--app-id", "app", "--metrics-port", str(free_port()), "--state-dir", str(state_dir))
         super().__init__([*around, "daprd", *ports, *flags, "--log-level", "warn"])
 
+    def __enter__(self) -> Node:
+        return self
+
     def http(self, method: str, path: str, body: object = None) -> Answer:
         return request(self.port, method, path, body, timeout=30)
 

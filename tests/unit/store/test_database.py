@@ -529,3 +529,49 @@ async def test_wal_file_stays_bounded(path: str) -> None:
                 size_bytes=3000,
             )
         assert size_bytes(path + "-wal") <= 8 * 1024 * 1024
+
+
+class ShortToken:
+    """Memory is too short for the first call."""
+
+    def __init__(self, token: trio.lowlevel.TrioToken) -> None:
+        self._token = token
+        self.failed = 0
+
+    def run_sync_soon(self, function: Callable[..., Any], *args: Any) -> None:
+        if not self.failed:
+            self.failed += 1
+            raise MemoryError
+        self._token.run_sync_soon(function, *args)
+
+
+async def test_an_answer_comes_where_memory_is_short(database: Database) -> None:
+    token = ShortToken(database._token)
+    database._token = token  # type: ignore[assignment]
+    with trio.fail_after(5):
+        await database.write(insert(1))
+    assert token.failed
+    assert rows(database) == [1]
+
+
+@pytest.mark.parametrize("name", ["_fail", "_checkpoint_when_due"])
+async def test_the_writer_outlives_short_memory(database: Database, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def fail(*_: object) -> None:
+        monkeypatch.undo()
+        raise MemoryError
+
+    def short(_: sqlite3.Connection) -> int:
+        raise MemoryError
+
+    monkeypatch.setattr(database._writer, name, fail)
+    with trio.fail_after(5):
+        if name == "_fail":
+            with pytest.raises(StoreUnavailable, match=r"whether it was kept is not known: MemoryError"):
+                await database.write(short)
+        else:
+            await database.write(insert(0))
+        while 1 not in rows(database):
+            try:
+                await database.write(insert(1))
+            except StoreUnavailable:  # it opens the file again before the next write, after a pause
+                await trio.sleep(0.01)
