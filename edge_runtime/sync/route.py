@@ -413,14 +413,17 @@ class OpenRoute:
             pass
 
     def _write_off(self) -> None:
-        """All that is on disk has been sent, and more is counted: rows that damage took away hold up nothing new."""
-        if self.entries > 0 and self._plan.is_up and self._plan.is_empty and not (self._appending or self._leavings):
+        """All that is on disk has been sent, and more is counted: what damage took away, or made larger or smaller,
+        holds up nothing new, and lets nothing in beyond the limit."""
+        if not self._plan.is_up or not self._plan.is_empty or self._appending or self._leavings:
+            return
+        if self.entries > 0:
             logger.error(
                 "outbox route %s: damage took %d entries: they are counted in node.db and not there",
                 self.name,
                 self.entries,
             )
-            self.entries = self.bytes = 0
+        self.entries = self.bytes = 0
 
     def _start_senders(self, now: int) -> None:
         turns, plan = self._shared.turns, self._plan

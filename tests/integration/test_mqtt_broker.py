@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -451,6 +452,15 @@ async def test_a_too_large_message_is_let_go(component: Open, caplog: Any) -> No
         await inbox.wait_for(2)
     assert [len(data) for data in inbox.data] == [1000, 10]
     assert caplog.text.count("is dropped; the limit is the metadata maxMessageBytes (1000)") == 2
+
+
+async def test_no_thread_is_pahos(component: Open) -> None:
+    inbox = Inbox()
+    async with component() as broker, subscribed(broker, "a", inbox):
+        await broker.publish("a", b"1", {})
+        await inbox.wait_for(1)
+        assert not [thread.name for thread in threading.enumerate() if "paho" in thread.name]
+        assert broker.inbox.link._engine._thread is None
 
 
 async def test_idle_connections_sleep(component: Open, mosquitto: Mosquitto) -> None:

@@ -197,12 +197,18 @@ async def test_unusable_texts_fail_the_start(tmp_path: Path, authority: Authorit
     mine = authority.issue("me")
     certificate, key = mine.certificate.read_text(), mine.key.read_text()
     other_key = authority.issue("you").key.read_text()
+    locked = tmp_path / "locked.key"
+    _openssl("pkey", "-in", mine.key, "-aes256", "-passout", "pass:secret", "-out", locked)
     wrong: list[tuple[dict[str, str], str]] = [
         ({"caCert": "/etc/ca.pem"}, "metadata 'caCert' is '/etc/ca.pem…'; expected the text of a PEM file"),
         ({"caCert": "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----"}, "cannot be used"),
         ({"clientCert": certificate}, "metadata 'clientKey' is required when 'clientCert' is given"),
         ({"clientKey": key}, "metadata 'clientCert' is required when 'clientKey' is given"),
         ({"clientCert": certificate, "clientKey": other_key}, "cannot be used"),
+        (
+            {"clientCert": certificate, "clientKey": locked.read_text()},
+            "is encrypted; expected one without a pass phrase",
+        ),
     ]
     async with open_databases() as databases:
         for metadata, text in wrong:
