@@ -19,7 +19,6 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import outcome
@@ -78,6 +77,27 @@ class Retry(NamedTuple):
     most_s: float = 5.0
 
 
+def _when_memory_allows(step: Callable[[], None]) -> None:
+    """Again and again, as nobody else can do it; a pause is one of the things that may need memory."""
+    while True:
+        try:
+            step()
+            return
+        except MemoryError:
+            pass
+        try:
+            time.sleep(MEMORY_PAUSE_S)
+        except MemoryError:
+            pass
+
+
+def _say_if_memory_allows(path: str) -> None:
+    try:
+        logger.exception("store file %s: looking after it failed", path)
+    except MemoryError:
+        pass
+
+
 class Writer:
     """Runs batches one after the other. `run` takes one at a time; `serve` is the thread around it."""
 
@@ -132,32 +152,39 @@ class Writer:
         return thread
 
     def _serve(self, answer: Callable[[Batch], None]) -> None:
-        while (job := self.jobs.get()) is not None:
+        ended = False
+        while not ended:
             try:
-                if isinstance(job, list):
-                    self._run_and_answer(job, answer)
-                    del job  # a batch may hold megabytes; do not keep it while waiting for the next
-                    self._checkpoint_when_due()
-                else:
-                    job()
+                ended = self._serve_one(answer)
             except Exception:  # the thread has to go on: every later write waits for it
-                with suppress(MemoryError):
-                    logger.exception("store file %s: looking after it failed", self._path)
+                _say_if_memory_allows(self._path)
         self.close()
+
+    def _serve_one(self, answer: Callable[[Batch], None]) -> bool:
+        """Whether it was the last job."""
+        job = self.jobs.get()
+        if job is None:
+            return True
+        if isinstance(job, list):
+            self._run_and_answer(job, answer)
+            del job  # a batch may hold megabytes; do not keep it while the file is looked after
+            self._checkpoint_when_due()
+        else:
+            job()
+        return False
 
     def _run_and_answer(self, batch: Batch, answer: Callable[[Batch], None]) -> None:
         """Whoever waits gets an answer, even where memory is too short to find out what came of it."""
         try:
             self.run(batch)
         except Exception as error:
-            for write in batch:
-                write.result = outcome.Error(StoreUnavailable(f"store file {self._path}: {UNKNOWN}: {error!r}"))
-        while True:
-            try:
-                answer(batch)
-                return
-            except MemoryError:
-                time.sleep(MEMORY_PAUSE_S)
+            text = repr(error) if not isinstance(error, MemoryError) else "MemoryError"
+            _when_memory_allows(lambda: self._give_up(batch, text))
+        _when_memory_allows(lambda: answer(batch))
+
+    def _give_up(self, batch: Batch, text: str) -> None:
+        for write in batch:
+            write.result = outcome.Error(StoreUnavailable(f"store file {self._path}: {UNKNOWN}: {text}"))
 
     # --- batches ------------------------------------------------------------------------------------------------------
 
