@@ -1,0 +1,90 @@
+"""Allocations that fail at any place: whatever becomes of the process, nothing acknowledged is lost."""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.crash.test_acknowledged_survives import Ledger, wait_until_serving
+from tests.crash.test_memory import LOAD_S, Node, check
+
+pytestmark = pytest.mark.slow
+ANSWER_S = 5.0
+
+
+class Client(threading.Thread):
+    """Saves on one connection until it breaks; what is refused is not acknowledged."""
+
+    def __init__(self, port: int, name: str, ledger: Ledger) -> None:
+        super().__init__(daemon=True)
+        self._port, self._name, self._ledger = port, name, ledger
+        self.refused: Counter[int] = Counter()
+
+    def run(self) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=ANSWER_S)
+        for number in itertools.count(1):
+            for path, keys in (("", ["single"]), ("/transaction", ["left", "right"])):
+                try:
+                    self._save(connection, path, [f"{self._name}-{key}" for key in keys], number)
+                except (OSError, http.client.HTTPException):
+                    connection.close()
+                    if not self._is_there():
+                        return
+                    connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=ANSWER_S)
+
+    def _save(self, connection: http.client.HTTPConnection, path: str, keys: list[str], number: int) -> None:
+        self._ledger.sent.update(dict.fromkeys(keys, number))
+        rows = [{"key": key, "value": number} for key in keys]
+        body: object = rows if not path else {"operations": [{"operation": "upsert", "request": row} for row in rows]}
+        headers = {"content-type": "application/json"}
+        connection.request("POST", f"/v1.0/state/statestore{path}", json.dumps(body), headers)
+        answer = connection.getresponse()
+        answer.read()
+        if answer.status == 204:
+            self._ledger.acknowledged.update(dict.fromkeys(keys, number))
+        else:
+            self.refused[answer.status] += 1
+
+    def _is_there(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self._port), timeout=ANSWER_S).close()
+        except OSError:
+            return False
+        return True
+
+
+@pytest.mark.skipif(
+    subprocess.run([sys.executable, "-c", "import _testcapi"], capture_output=True, check=False).returncode != 0,
+    reason="this Python was built without its test modules",
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_nothing_acknowledged_is_lost_where_allocations_fail(tmp_path: Path, seed: int) -> None:
+    ledger = Ledger()
+    begin = tmp_path / "begin"
+    around = (sys.executable, "-m", "tests.crash.short_of_memory", str(begin), str(seed))
+    with Node(tmp_path / "state", *around) as node:
+        wait_until_serving(node)  # type: ignore[arg-type]
+        begin.touch()
+        clients = [Client(node.port, f"t{number}", ledger) for number in range(4)]
+        for client in clients:
+            client.start()
+        until = time.monotonic() + LOAD_S
+        while time.monotonic() < until and node.process.poll() is None:
+            time.sleep(0.01)
+        code = node.process.poll()  # None: a watchdog would have to look whether it answers
+        node.kill()
+        for client in clients:
+            client.join(30)
+        refused = sum((client.refused for client in clients), Counter[int]())
+        print(f"exit code {code}, refused {dict(refused)}")
+    check(tmp_path / "state", ledger)
