@@ -11,7 +11,7 @@ load. What may come of it:
 - unprotected: a value in a table whose format belongs to others (`state`, `configuration`) is another one. It has no
   checksum, so nobody can tell;
 - torn: the newest commit of a -wal file is gone. Damaged or torn by a power cut, it looks the same;
-- silent: something of ours is another one and nothing says so. There must be none;
+- silent: something of ours is another one and nothing says so: a column beside a record, or a page's own bookkeeping;
 - broken: an error that is nobody's answer. It would end the node, and again after each restart. There must be none.
 """
 
