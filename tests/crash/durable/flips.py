@@ -205,7 +205,7 @@ def play(flips: int, seed: int, place: Path, progress_s: float = 30.0) -> tuple[
             outcome = Outcome("torn")
         counts[outcome.kind] += 1
         if outcome.kind in BAD:
-            shutil.copytree(folder, place / f"bad-{number}")
+            shutil.copytree(folder, place / f"bad-{number}", ignore=shutil.ignore_patterns("bells"))
             bad.append(f"seed {seed}, flip {number}, {which}: {outcome.kind}: {outcome.detail}")
         if time.monotonic() - said_at > progress_s:
             said_at = time.monotonic()
