@@ -119,14 +119,8 @@ def outbox_numbers() -> list[int]:
     if status == 404:
         return []
     device.expect(status == 200, f"the outbox cannot be read: {status} {text[-300:]!r}")
-    return [_number(json.loads(line)["payload"]) for line in text.splitlines()]
-
-
-def _number(payload: Any) -> int:
-    event = json.loads(payload) if isinstance(payload, str) else payload
-    if "payload" in event:  # the driver's own record around the event
-        return _number(event["payload"])
-    return int(event["data"]["n"])
+    # A line has what the driver kept, which has the event's text.
+    return [int(json.loads(json.loads(line)["payload"]["data"])["data"]["n"]) for line in text.splitlines()]
 
 
 def grpc_metadata() -> bytes:
