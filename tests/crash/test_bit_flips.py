@@ -75,7 +75,8 @@ async def drain(folder: Path, end: OtherEnd, caplog: pytest.LogCaptureFixture) -
             try:
                 return sum(count for count, _ in world.outbox.dropped("cloud").values())
             except DriverError:
-                assert told(caplog)
+                if not told(caplog):  # it names the file to who asks
+                    raise
                 return 0
 
         def sent() -> int:
