@@ -45,6 +45,7 @@ JUMPS_S: Final = (-WALL_S, -DAY_S, 0.0, 3600.0, 3650 * DAY_S)
 ROUTE: Final = "link/cloud/pubsub/orders"
 POISONED: Final = "p"
 _ENTRY_BYTES_MAX: Final = 600  # about what an event of ours counts with
+_CALL_BYTES: Final = 3000  # an event on its way, in both directions, with heads and what is said twice
 
 
 class Plan(NamedTuple):
@@ -493,8 +494,10 @@ class World:
         await self._until(self._settled)
 
     async def _until(self, settled: Callable[[], str]) -> None:
-        """A key that failed waits five minutes at most; a day's budget may need some days."""
+        """A key that failed waits five minutes at most; a budget may need longer, a day's some days."""
         limit_s = 500.0 + (50 * DAY_S if self.plan.bytes_per_day else 0.0)
+        if self.plan.bytes_per_second:
+            limit_s += len(self.broker.log) * _CALL_BYTES / self.plan.bytes_per_second
         deadline = self.stage.now + limit_s
         pause_s = 0.5
         while why := settled():
