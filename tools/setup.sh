@@ -57,7 +57,7 @@ need_python() {
         say "making $venv with $("$python" --version)"
         "$python" -m venv "$venv"
     fi
-    say "installing edge-runtime${extras:+ with $extras} into $venv"
+    say "installing edge-runtime${extras:+ with $extras} into $venv; this may take a few minutes"
     "$venv/bin/python" -m pip install -q --disable-pip-version-check -e "$root${extras:+[$extras]}"
     touch "$venv.marks/$mark-${extras:-plain}"
 }

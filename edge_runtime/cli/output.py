@@ -71,12 +71,13 @@ def _json_line(status: str, text: str) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns side by side, two blanks apart. A column that is blank in every row is left out."""
+    """Columns side by side, two blanks apart, none at the ends. A column that is blank in every row is left out."""
     cells = [[" ".join(cell.split()) for cell in row] for row in rows]
     kept = [index for index in range(len(header)) if any(row[index] for row in cells)]
     lines = [[header[index].replace("_", " ") for index in kept], *([row[index] for index in kept] for row in cells)]
     widths = [max(len(line[index]) for line in lines) for index in range(len(kept))]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) for line in lines) + "\n"
+    padded = ("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) for line in lines)
+    return "".join(f"{line.rstrip()}\n" for line in padded)
 
 
 def as_json(value: Any) -> str:

@@ -35,12 +35,15 @@ OPTIONS: Final = (
 )
 ACTIONS: Final = ("status", "dry-run", "pause", "resume", "now")
 _CHANGES: Final = ("pause", "resume", "now")
-_LINKS: Final = ("LINK", "STATE", "SINCE", "LAST CONTACT", "WAITS", "BYTES", "DEAD", "LEFT TODAY", "REASON")
-_ROUTES: Final = ("LINK", "ROUTE", "NAME", "WAITS", "BYTES", "OLDEST", "DEAD", "DROPPED", "LAST ERROR", "MORE")
+_LINKS: Final = ("LINK", "STATE", "SINCE", "LAST CONTACT", "WAITS", "BYTES", "KEYS", "DEAD", "LEFT TODAY", "REASON")
+_ROUTES: Final = ("LINK", "ROUTE", "NAME", "WAITS", "BYTES", "OLDEST", "DEAD", "DROPPED", "MORE", "LAST ERROR")
 _STEPS: Final = ("LINK", "ROUTE", "NAME", "ENTRIES", "BYTES", "MORE")
 _WAITS: Final = ("entries", "bytes", "oldestAgeSeconds", "deadLetters", "dropped")
 _SHOWN: Final = ("route", "name", *_WAITS, "lastError", "steps")
 _PLACE: Final = "/edge/v1/sync"
+_NO_LINKS: Final = (
+    "No cloud links found. A file with a mistake is left out: the sidecar's log says which, and `edge-runtime doctor`."
+)
 
 
 class Failed(Exception):
@@ -164,7 +167,7 @@ def _show(action: str, links: Sequence[dict[str, Any]], parsed: Parsed, messages
             text = f": {link['reason']}" if link["reason"] else ""
             messages.success(f"cloud link {link['link']} is {link['state']}{text}")
     elif not links:
-        print("No cloud links found.")
+        print(_NO_LINKS)
     elif action == "dry-run":
         _show_dry_run(links)
     else:
@@ -178,6 +181,8 @@ def _show_dry_run(links: Sequence[dict[str, Any]]) -> None:
         texts = [f"{link['link']} is {link['state']}"]
         if "entries" in link:
             texts.append(f"{link['entries']} entries, about {link['bytesEstimated']} bytes")
+        if keys := _sum(link, "pending"):
+            texts.append(f"{keys} keys of state")
         if link.get("secondsEstimated") is not None:
             texts.append(f"{age(link['secondsEstimated'])} at the budget's rate")
         if link.get("daysEstimated"):
@@ -195,16 +200,23 @@ def _show_dry_run(links: Sequence[dict[str, Any]]) -> None:
 def _link_row(link: dict[str, Any]) -> tuple[str, ...]:
     contact = link.get("lastContactSeconds")
     left = link["budget"].get("dayLeftBytes")
-    sums = [str(sum(route.get(name) or 0 for route in link["routes"])) for name in ("entries", "bytes", "deadLetters")]
+    entries, size, dead = (str(_sum(link, name)) for name in ("entries", "bytes", "deadLetters"))
     return (
         link["link"],
         link["state"],
         f"{age(link['sinceSeconds'])} ago" if "sinceSeconds" in link else "",
         "" if contact is None else f"{age(contact)} ago",
-        *sums,
+        entries,
+        size,
+        str(_sum(link, "pending")) if any("pending" in route for route in link["routes"]) else "",
+        dead,
         "" if left is None else str(left),
         link["reason"],
     )
+
+
+def _sum(link: dict[str, Any], name: str) -> int:
+    return sum(route.get(name) or 0 for route in link["routes"])
 
 
 def _route_row(link: str, route: dict[str, Any]) -> tuple[str, ...]:
@@ -219,8 +231,8 @@ def _route_row(link: str, route: dict[str, Any]) -> tuple[str, ...]:
         "" if oldest is None else age(oldest),
         _text(route.get("deadLetters")),
         dropped,
-        route.get("lastError", ""),
         _more(route),
+        route.get("lastError", ""),
     )
 
 
@@ -230,12 +242,14 @@ def _step_row(link: str, route: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _more(route: dict[str, Any]) -> str:
-    """What only this kind of route says."""
-    more = {name: _text(value) for name, value in route.items() if name not in _SHOWN}
+    """What only this kind of route says, without counts of nothing."""
+    more = {name: _text(value) for name, value in route.items() if name not in _SHOWN and (value or value is False)}
     return " ".join(f"{name}={text}" for name, text in more.items() if text)
 
 
 def _text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.0f}"
     return "" if value is None else str(value)

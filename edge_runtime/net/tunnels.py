@@ -91,6 +91,13 @@ class CountedConnection(Connection):
         return data
 
 
+def _told(error: BaseException) -> str:
+    """OpenSSL's words, which lead nobody from an answer in the clear to the scheme of the URL."""
+    if getattr(error, "reason", "") == "WRONG_VERSION_NUMBER":
+        return f"{error}; does it speak TLS? If not, its URL begins with http://"
+    return str(error)
+
+
 class _CountedStream(trio.abc.Stream):
     """The same below TLS."""
 
@@ -202,7 +209,7 @@ class Dialer:
             await stream.do_handshake()
         except (trio.BrokenResourceError, OSError) as error:
             sock.close()
-            raise ConnectFailed(f"dial tcp {origin}: tls: {error.__cause__ or error}") from error
+            raise ConnectFailed(f"dial tcp {origin}: tls: {_told(error.__cause__ or error)}") from error
         except BaseException:
             sock.close()
             raise

@@ -110,7 +110,7 @@ class ConfigurationDownRoute:
             except DriverError as error:
                 self._last_error = str(error)
                 logger.warning(
-                    "cloud link %s: configuration of %s: %s; tried again in %.0f s",
+                    "cloud link %s: configuration of %s: %s; tried again in %.1f s",
                     self._link.name, self.route.remote_store, error, self._pause_s,
                 )  # fmt: skip
             finally:

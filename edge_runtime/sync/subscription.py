@@ -73,7 +73,7 @@ class Subscription(ABC):
             except DriverError as error:
                 self.last_error = str(error)
                 logger.warning(
-                    "cloud link %s: topic %s of %s: %s; tried again in %.0f s",
+                    "cloud link %s: topic %s of %s: %s; tried again in %.1f s",
                     self.link.name, self._topic, self._pubsub, error, self._pause_s,
                 )  # fmt: skip
             finally:

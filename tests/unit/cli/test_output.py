@@ -9,7 +9,7 @@ from edge_runtime.cli.output import Messages, age, created, render, shortened, t
 
 
 def test_columns_are_two_blanks_apart() -> None:
-    assert table(("APP_ID", "PORT"), [("a", "1"), ("longer", "22")]) == "APP ID  PORT\na       1   \nlonger  22  \n"
+    assert table(("APP_ID", "PORT"), [("a", "1"), ("longer", "22")]) == "APP ID  PORT\na       1\nlonger  22\n"
 
 
 def test_blank_column_is_left_out() -> None:
@@ -17,7 +17,7 @@ def test_blank_column_is_left_out() -> None:
 
 
 def test_blanks_in_cells_collapse() -> None:
-    assert table(("A",), [("  one\n two ",)]) == "A      \none two\n"
+    assert table(("A",), [("  one\n two ",)]) == "A\none two\n"
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ LINK: dict[str, Any] = {
             "dropped": {"full": {"entries": 5, "bytes": 50}},
             "lastError": "",
         },
-        {"route": "state", "name": "orders/*", "pending": 4, "refused": 0, "lastError": "busy"},
+        {"route": "state", "name": "orders/*", "pending": 4, "refused": 0, "ageSeconds": 2.125, "lastError": "busy"},
     ],
 }
 
@@ -84,7 +84,7 @@ def test_what_is_missing_is_told(
         assert main(["sync", *words]) == 1
         assert text in capsys.readouterr().err
     assert main(["sync", "status", "--state-dir", str(tmp_path_factory.mktemp("empty"))]) == 0
-    assert capsys.readouterr().out == "No cloud links found.\n"
+    assert capsys.readouterr().out.startswith("No cloud links found. A file with a mistake is left out")
 
 
 WRONG = [
@@ -127,23 +127,28 @@ def sidecar(monkeypatch: pytest.MonkeyPatch) -> Sidecar:
 def test_links_and_routes_are_tables(sidecar: Sidecar, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sync", "status", "-a", "shop"]) == 0
     links, row, _, _, up, state = capsys.readouterr().out.splitlines()
-    heads = ["LINK", "STATE", "SINCE", "LAST", "CONTACT", "WAITS", "BYTES", "DEAD", "LEFT", "TODAY", "REASON"]
+    heads = ["LINK", "STATE", "SINCE", "LAST", "CONTACT", "WAITS", "BYTES", "KEYS", "DEAD", "LEFT", "TODAY", "REASON"]
     assert links.split() == heads
     assert row.split()[:2] == ["cloud", "down"]
-    assert row.split()[-6:] == ["3", "99", "1", "77", "no", "way"]
+    assert row.split()[-7:] == ["3", "99", "4", "1", "77", "no", "way"]
     assert "full: 5" in up
-    assert up.rstrip().endswith("to=kafka/orders")
-    assert state.split()[-3:] == ["busy", "pending=4", "refused=0"]
+    assert up.endswith("to=kafka/orders")
+    assert state.split()[-3:] == ["pending=4", "ageSeconds=2", "busy"]
     assert sidecar.asked == [("GET", "/edge/v1/sync")]
 
 
 def test_a_dry_run_names_steps(sidecar: Sidecar, capsys: pytest.CaptureFixture[str]) -> None:
-    state = {"route": "state", "name": "orders/*", "steps": [{"key": "orders/1", "action": "save", "outcome": ""}]}
+    state = {
+        "route": "state",
+        "name": "orders/*",
+        "pending": 1,
+        "steps": [{"key": "orders/1", "action": "save", "outcome": ""}],
+    }
     found = {"entries": 3, "bytesEstimated": 999, "secondsEstimated": 90.0, "daysEstimated": 2, "routes": [state]}
     sidecar.answers["/edge/v1/sync/cloud/dry-run"] = Answer(200, "OK", json.dumps(LINK | found).encode())
     assert main(["sync", "dry-run", "-a", "shop"]) == 0
     shown = capsys.readouterr().out.splitlines()
-    assert shown[0].startswith("cloud is down; 3 entries, about 999 bytes; ")
+    assert shown[0].startswith("cloud is down; 3 entries, about 999 bytes; 1 keys of state; ")
     assert shown[0].endswith("at the budget's rate; 2 more days of budget")
     assert shown[-1] == "cloud  orders/*  orders/1 save"
 

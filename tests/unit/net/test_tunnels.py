@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -175,3 +176,20 @@ def test_a_mistake_does_not_show_the_secret(text: str) -> None:
     with pytest.raises(ValueError, match="expected one such as http://proxy") as caught:
         check(text)
     assert text not in str(caught.value) or text in ("http://",)
+
+
+async def test_plaintext_for_tls_is_told() -> None:
+    """A server that does not speak TLS: what OpenSSL says of it leads nobody to the scheme of the URL."""
+
+    async def answer(stream: trio.SocketStream) -> None:
+        async with stream:
+            await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            await stream.receive_some()
+
+    async with trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, answer, listeners)
+        origin = Origin("https", "127.0.0.1", listeners[0].socket.getsockname()[1])
+        with pytest.raises(ConnectFailed, match=r"does it speak TLS\? If not, its URL begins with http://"):
+            await Dialer(None, Counted()).dial(origin, ssl.create_default_context(), 5)
+        nursery.cancel_scope.cancel()
