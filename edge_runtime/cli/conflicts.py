@@ -12,15 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode
 
 from edge_runtime.cli.arguments import FLAG, HELP, INTEGER, Option, Parsed, UsageError, help_text, parse, require
+from edge_runtime.cli.asking import Failed, ask, limit_of, outcome_of, own_sidecar, sidecar
 from edge_runtime.cli.config import state_directory
-from edge_runtime.cli.control import ControlError
 from edge_runtime.cli.files import read_files
-from edge_runtime.cli.http import Unreachable, request
-from edge_runtime.cli.instances import Instance, find_instance
-from edge_runtime.cli.invoke import said, token
 from edge_runtime.cli.output import Messages, as_json, table
 from edge_runtime.config.values import nearest
-from edge_runtime.model.errors import ConfigError, DriverError, EdgeError
 
 if TYPE_CHECKING:
     from edge_runtime.api.conflicts import StoreConflicts
@@ -50,10 +46,6 @@ _REFUSED: Final = ("KEY", "CHANGED", "REASON")
 _PLACE: Final = "/edge/v1/conflicts"
 
 
-class Failed(Exception):
-    """The text is for the user."""
-
-
 def main(argv: Sequence[str]) -> int:
     parsed = parse(OPTIONS, argv)
     if parsed.flag("help") or not parsed.words:
@@ -62,13 +54,9 @@ def main(argv: Sequence[str]) -> int:
     action, *words = parsed.words
     _check(action, words, parsed)
     messages = Messages(parsed.flag("log-as-json"))
-    try:
-        outcome = _change(action, words, parsed) if action in _CHANGES else _look(action, words, parsed)
-    except (Failed, ConfigError, ControlError, DriverError, EdgeError, Unreachable) as error:
-        if parsed.flag("json"):
-            print(as_json({"error": str(error)}))
-        else:
-            messages.failure(str(error))
+    work = _change if action in _CHANGES else _look
+    outcome = outcome_of(lambda: work(action, words, parsed), parsed, messages)
+    if outcome is None:
         return 1
     _show(action, outcome, parsed, messages)
     return 0
@@ -90,31 +78,27 @@ def _check(action: str, words: Sequence[str], parsed: Parsed) -> None:
 
 def _look(action: str, words: Sequence[str], parsed: Parsed) -> dict[str, Any]:
     """The document, from the app's sidecar or from the file."""
-    instance = None
-    if parsed.given("app-id") and not parsed.given("state-dir"):
-        instance = find_instance(parsed.text("app-id"), os.environ)
+    instance = sidecar(parsed)
     if action == "show":
         entry_id = _id(words[0])
         if instance is None:
             return _from_file(parsed, "show", entry_id, 0)
-        return _ask(instance, "GET", f"{_place(parsed)}/entries/{entry_id}")
-    limit, after = _limit(parsed), parsed.text("after")
+        return ask(instance, "GET", f"{_place(parsed)}/entries/{entry_id}")
+    limit, after = limit_of(parsed), parsed.text("after")
     if parsed.flag("refused"):
         if instance is None:
             return _from_file(parsed, "refused", after, limit)
-        return _ask(instance, "GET", f"{_place(parsed)}/refused?{urlencode({'after': after, 'limit': limit})}")
+        return ask(instance, "GET", f"{_place(parsed)}/refused?{urlencode({'after': after, 'limit': limit})}")
     if instance is None:
         return _from_file(parsed, "list", _id(after or "0"), limit)
     query: dict[str, Any] = {"after": _id(after or "0"), "limit": limit}
     if not parsed.flag("resolved"):
         query["resolved"] = "false"
-    return _ask(instance, "GET", f"{_place(parsed)}?{urlencode(query)}")
+    return ask(instance, "GET", f"{_place(parsed)}?{urlencode(query)}")
 
 
 def _change(action: str, words: Sequence[str], parsed: Parsed) -> dict[str, Any]:
-    instance = find_instance(parsed.text("app-id"), os.environ)
-    if instance is None:
-        raise Failed(f"app ID {parsed.text('app-id')} not found; start it first: its own sidecar changes its state")
+    instance = own_sidecar(parsed, "changes its state")
     body: dict[str, Any] = {"all": True}
     if action == "resolve":
         if words:
@@ -123,7 +107,7 @@ def _change(action: str, words: Sequence[str], parsed: Parsed) -> dict[str, Any]
             body["use"] = parsed.text("use")
     elif words:
         body = {"keys": list(words)}
-    outcome = _ask(instance, "POST", f"{_place(parsed)}/{action}", json.dumps(body).encode())
+    outcome = ask(instance, "POST", f"{_place(parsed)}/{action}", json.dumps(body).encode())
     if words and not sum(outcome.values()):
         raise Failed(f"store {parsed.text('store')}: nothing of that is there to {action}")
     return outcome
@@ -134,14 +118,6 @@ def _change(action: str, words: Sequence[str], parsed: Parsed) -> dict[str, Any]
 
 def _place(parsed: Parsed) -> str:
     return f"{_PLACE}/{quote(parsed.text('store'), safe='')}"
-
-
-def _ask(instance: Instance, method: str, target: str, body: bytes = b"") -> dict[str, Any]:
-    answer = request(method, instance.address, target, body, (*token(), (b"content-type", b"application/json")))
-    if answer.status != 200:
-        raise Failed(said(answer))
-    document: dict[str, Any] = json.loads(answer.body)
-    return document
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------
@@ -189,13 +165,6 @@ def _id(word: str) -> int:
     if not (word.isascii() and word.isdecimal() and len(word) < 19):
         raise UsageError(f"{word!r} is no conflict; expected a number, as `conflicts list` prints them")
     return int(word)
-
-
-def _limit(parsed: Parsed) -> int:
-    limit = parsed.integer("limit")
-    if not 0 < limit <= 1000:
-        raise UsageError(f"--limit {limit}: expected a number from 1 to 1000")
-    return limit
 
 
 # --- what is shown ----------------------------------------------------------------------------------------------------

@@ -6,19 +6,16 @@ The app's own sidecar is asked. When the app does not run, the node's file is re
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from edge_runtime.cli.arguments import FLAG, HELP, INTEGER, Option, Parsed, UsageError, help_text, parse
-from edge_runtime.cli.control import ControlError
-from edge_runtime.cli.http import Unreachable
-from edge_runtime.cli.instances import find_instance, now
-from edge_runtime.cli.outbox import Failed, Sees, ask, from_file, limit_of
+from edge_runtime.cli.asking import ask, limit_of, outcome_of, sidecar
+from edge_runtime.cli.instances import now
+from edge_runtime.cli.outbox import Sees, from_file
 from edge_runtime.cli.output import Messages, age, as_json, table
 from edge_runtime.config.values import nearest
-from edge_runtime.model.errors import ConfigError, DriverError, EdgeError
 
 if TYPE_CHECKING:
     from edge_runtime.sync.look import Look
@@ -51,13 +48,8 @@ def main(argv: Sequence[str]) -> int:
     if len(words) != ACTIONS[action]:
         raise UsageError(f"invocations {action}: expected {USAGE}")
     messages = Messages(parsed.flag("log-as-json"))
-    try:
-        outcome = _list(parsed) if action == "list" else _show(words[0], parsed)
-    except (Failed, ConfigError, ControlError, DriverError, EdgeError, Unreachable) as error:
-        if parsed.flag("json"):
-            print(as_json({"error": str(error)}))
-        else:
-            messages.failure(str(error))
+    outcome = outcome_of(lambda: _list(parsed) if action == "list" else _show(words[0], parsed), parsed, messages)
+    if outcome is None:
         return 1
     if parsed.flag("json"):
         print(as_json(outcome))
@@ -78,8 +70,9 @@ def _list(parsed: Parsed) -> dict[str, Any]:
             raise UsageError(f"--state {state!r}: expected {', '.join(CALL_STATES)}")
     if not (after.isascii() and after.isdecimal() and len(after) < 19):
         raise UsageError(f"--after {after!r}: expected the sequence at the end of a list")
-    if _asks_sidecar(parsed):
-        return _ask(parsed, f"{_PLACE}?after={after}&limit={limit}&state={','.join(states)}")
+    instance = sidecar(parsed)
+    if instance is not None:
+        return ask(instance, "GET", f"{_PLACE}?after={after}&limit={limit}&state={','.join(states)}")
 
     async def read(look: Look | None, sees: Sees) -> dict[str, Any]:
         from edge_runtime.api.invocations import invocations_page
@@ -90,8 +83,9 @@ def _list(parsed: Parsed) -> dict[str, Any]:
 
 
 def _show(call_id: str, parsed: Parsed) -> dict[str, Any]:
-    if _asks_sidecar(parsed):
-        return _ask(parsed, f"{_PLACE}/{quote(call_id, safe='')}")
+    instance = sidecar(parsed)
+    if instance is not None:
+        return ask(instance, "GET", f"{_PLACE}/{quote(call_id, safe='')}")
 
     async def read(look: Look | None, sees: Sees) -> dict[str, Any]:
         from edge_runtime.api.invocations import invocation
@@ -99,19 +93,6 @@ def _show(call_id: str, parsed: Parsed) -> dict[str, Any]:
         return invocation(look, sees, call_id)
 
     return from_file(read, parsed)
-
-
-def _asks_sidecar(parsed: Parsed) -> bool:
-    if parsed.given("state-dir") or not parsed.given("app-id"):
-        return False
-    return find_instance(parsed.text("app-id"), os.environ) is not None
-
-
-def _ask(parsed: Parsed, target: str) -> dict[str, Any]:
-    instance = find_instance(parsed.text("app-id"), os.environ)
-    if instance is None:
-        raise Failed(f"app ID {parsed.text('app-id')} has just ended; try again")
-    return ask(instance, "GET", target)
 
 
 def _print_list(outcome: dict[str, Any], messages: Messages) -> None:

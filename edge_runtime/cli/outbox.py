@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
 
 from edge_runtime.cli.arguments import FLAG, HELP, INTEGER, Option, Parsed, UsageError, help_text, parse, require
+from edge_runtime.cli.asking import Failed, ask, limit_of, outcome_of, own_sidecar, sidecar
 from edge_runtime.cli.config import state_directory
 from edge_runtime.cli.control import ControlError
 from edge_runtime.cli.files import read_files
-from edge_runtime.cli.http import Refused, Unreachable, download, request
-from edge_runtime.cli.instances import Instance, find_instance, now
+from edge_runtime.cli.http import Refused, Unreachable, download
+from edge_runtime.cli.instances import now
 from edge_runtime.cli.invoke import said, token
 from edge_runtime.cli.output import Messages, age, as_json, table
 from edge_runtime.config.values import nearest
@@ -53,10 +54,6 @@ _PLACE: Final = "/edge/v1/outbox"
 _T = TypeVar("_T")
 
 
-class Failed(Exception):
-    """The text is for the user."""
-
-
 def main(argv: Sequence[str]) -> int:
     parsed = parse(OPTIONS, argv)
     if parsed.flag("help") or not parsed.words:
@@ -65,12 +62,12 @@ def main(argv: Sequence[str]) -> int:
     action, *words = parsed.words
     _check(action, words, parsed)
     messages = Messages(parsed.flag("log-as-json"))
-    try:
-        if action == "export":
-            return _export(words[0], parsed)
-        outcome = _change(action, words, parsed) if action in _CHANGES else _look(action, words, parsed)
-    except (Failed, ConfigError, ControlError, DriverError, EdgeError, Unreachable) as error:
-        return _failed(parsed, messages, str(error))
+    if action == "export":
+        return _export(words[0], parsed)
+    work = _change if action in _CHANGES else _look
+    outcome = outcome_of(lambda: work(action, words, parsed), parsed, messages)
+    if outcome is None:
+        return 1
     _show(action, outcome, parsed, messages)
     return 0
 
@@ -96,7 +93,7 @@ def _look(action: str, words: Sequence[str], parsed: Parsed) -> dict[str, Any]:
         "limit": limit_of(parsed),
         "payload": parsed.flag("payload"),
     }
-    instance = _instance(parsed)
+    instance = sidecar(parsed)
     if instance is None:
         what = "routes" if action == "list" else _what(parsed)
         return from_file(lambda look, sees: _read_file(look, sees, what, words, page), parsed)
@@ -107,9 +104,7 @@ def _look(action: str, words: Sequence[str], parsed: Parsed) -> dict[str, Any]:
 
 
 def _change(action: str, words: Sequence[str], parsed: Parsed) -> dict[str, Any]:
-    instance = find_instance(parsed.text("app-id"), os.environ)
-    if instance is None:
-        raise Failed(f"app ID {parsed.text('app-id')} not found; start it first: its own sidecar changes its outbox")
+    instance = own_sidecar(parsed, "changes its outbox")
     sequences = [_sequence(word) for word in words[1:]]
     body = {"all": True} if parsed.flag("all") else {"sequences": sequences}
     outcome = ask(instance, "POST", f"{_place(words[0])}/{action}", json.dumps(body).encode())
@@ -123,7 +118,7 @@ def _export(route: str, parsed: Parsed) -> int:
     messages = Messages(parsed.flag("log-as-json"), out=sys.stderr)
     out = sys.stdout.buffer
     try:
-        instance = _instance(parsed)
+        instance = sidecar(parsed)
         if instance is None:
             from_file(lambda look, sees: _export_file(look, sees, route, parsed.flag("dead")), parsed)
         else:
@@ -143,24 +138,8 @@ def _export(route: str, parsed: Parsed) -> int:
 # --- the sidecar ------------------------------------------------------------------------------------------------------
 
 
-def _instance(parsed: Parsed) -> Instance | None:
-    """The app's sidecar, unless the file was asked for."""
-    if parsed.given("state-dir") or not parsed.given("app-id"):
-        return None
-    return find_instance(parsed.text("app-id"), os.environ)
-
-
 def _place(route: str) -> str:
     return f"{_PLACE}/{quote(route, safe='')}"
-
-
-def ask(instance: Instance, method: str, target: str, body: bytes = b"") -> dict[str, Any]:
-    """The document that the app's sidecar answers. Raises Failed."""
-    answer = request(method, instance.address, target, body, (*token(), (b"content-type", b"application/json")))
-    if answer.status != 200:
-        raise Failed(said(answer))
-    document: dict[str, Any] = json.loads(answer.body)
-    return document
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------
@@ -241,14 +220,6 @@ def _sequence(word: str) -> int:
     return int(text)
 
 
-def limit_of(parsed: Parsed) -> int:
-    """`--limit`, checked."""
-    limit = parsed.integer("limit")
-    if not 0 < limit <= 1000:
-        raise UsageError(f"--limit {limit}: expected a number from 1 to 1000")
-    return limit
-
-
 # --- what is shown ----------------------------------------------------------------------------------------------------
 
 
@@ -295,11 +266,3 @@ def _entry_row(entry: dict[str, Any]) -> tuple[str, ...]:
 def _drop_row(line: dict[str, Any], moment: float) -> tuple[str, ...]:
     numbers = tuple(str(line[name]) for name in ("entries", "bytes", "first", "last"))
     return (f"{age(moment - line['to'])} ago", line["reason"], *numbers, line["firstKey"], line["lastKey"])
-
-
-def _failed(parsed: Parsed, messages: Messages, text: str) -> int:
-    if parsed.flag("json"):
-        print(as_json({"error": text}))
-    else:
-        messages.failure(text)
-    return 1

@@ -5,22 +5,19 @@ The app's own sidecar is asked. When the app does not run, the files of the node
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
 from edge_runtime.cli.arguments import FLAG, HELP, Option, Parsed, UsageError, help_text, parse, require
+from edge_runtime.cli.asking import Failed, ask, outcome_of, own_sidecar, sidecar
 from edge_runtime.cli.config import state_directory
-from edge_runtime.cli.control import ControlError
 from edge_runtime.cli.files import read_files
-from edge_runtime.cli.http import Unreachable, request
-from edge_runtime.cli.instances import Instance, find_instance
-from edge_runtime.cli.invoke import said, token
+from edge_runtime.cli.instances import Instance
 from edge_runtime.cli.output import Messages, age, as_json, table
 from edge_runtime.config.values import nearest
-from edge_runtime.model.errors import ConfigError, DriverError, EdgeError
+from edge_runtime.model.errors import ConfigError
 
 USAGE: Final = "edge-runtime sync status|dry-run|pause|resume|now [flags] [link]"
 OPTIONS: Final = (
@@ -46,10 +43,6 @@ _NO_LINKS: Final = (
 )
 
 
-class Failed(Exception):
-    """The text is for the user."""
-
-
 def main(argv: Sequence[str]) -> int:
     parsed = parse(OPTIONS, argv)
     if parsed.flag("help") or not parsed.words:
@@ -58,13 +51,9 @@ def main(argv: Sequence[str]) -> int:
     action, *words = parsed.words
     _check(action, words, parsed)
     messages = Messages(parsed.flag("log-as-json"))
-    try:
-        links = _change(action, words, parsed) if action in _CHANGES else _look(action, words, parsed)
-    except (Failed, ConfigError, ControlError, DriverError, EdgeError, Unreachable) as error:
-        if parsed.flag("json"):
-            print(as_json({"error": str(error)}))
-        else:
-            messages.failure(str(error))
+    work = _change if action in _CHANGES else _look
+    links = outcome_of(lambda: work(action, words, parsed), parsed, messages)
+    if links is None:
         return 1
     _show(action, links, parsed, messages)
     return 0
@@ -85,25 +74,21 @@ def _check(action: str, words: Sequence[str], parsed: Parsed) -> None:
 
 def _look(action: str, words: Sequence[str], parsed: Parsed) -> list[dict[str, Any]]:
     """A document for each link, from the app's sidecar or from the files."""
-    instance = None
-    if parsed.given("app-id") and not parsed.given("state-dir"):
-        instance = find_instance(parsed.text("app-id"), os.environ)
+    instance = sidecar(parsed)
     if instance is None:
         return _from_files(words, parsed)
     if action == "status" and not words:
         return _all(instance)
     names = words or [link["link"] for link in _all(instance)]
     ending = "/dry-run" if action == "dry-run" else ""
-    return [_ask(instance, "GET", f"{_place(name)}{ending}") for name in names]
+    return [ask(instance, "GET", f"{_place(name)}{ending}") for name in names]
 
 
 def _change(action: str, words: Sequence[str], parsed: Parsed) -> list[dict[str, Any]]:
-    instance = find_instance(parsed.text("app-id"), os.environ)
-    if instance is None:
-        raise Failed(f"app ID {parsed.text('app-id')} not found; start it first: its own sidecar steers its links")
+    instance = own_sidecar(parsed, "steers its links")
     names = words or [link["link"] for link in _all(instance)]
     query = "?outsideWindow=true" if parsed.flag("outside-window") else ""
-    return [_ask(instance, "POST", f"{_place(name)}/{action}{query}") for name in names]
+    return [ask(instance, "POST", f"{_place(name)}/{action}{query}") for name in names]
 
 
 # --- the sidecar ------------------------------------------------------------------------------------------------------
@@ -114,16 +99,8 @@ def _place(link: str) -> str:
 
 
 def _all(instance: Instance) -> list[dict[str, Any]]:
-    links: list[dict[str, Any]] = _ask(instance, "GET", _PLACE)["links"]
+    links: list[dict[str, Any]] = ask(instance, "GET", _PLACE)["links"]
     return links
-
-
-def _ask(instance: Instance, method: str, target: str) -> dict[str, Any]:
-    answer = request(method, instance.address, target, b"", token())
-    if answer.status != 200:
-        raise Failed(said(answer))
-    document: dict[str, Any] = json.loads(answer.body)
-    return document
 
 
 # --- the files --------------------------------------------------------------------------------------------------------

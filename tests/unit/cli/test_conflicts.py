@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from edge_runtime.__main__ import main
-from edge_runtime.cli import config, conflicts
+from edge_runtime.cli import asking, config
 from edge_runtime.cli.http import Address, Answer
 from edge_runtime.cli.instances import Instance
 from edge_runtime.model.hlc import Clock
@@ -47,7 +47,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The state directory of a node that does not run."""
     monkeypatch.setenv("EDGE_RUNTIME_STATE_DIR", str(tmp_path))
     monkeypatch.setattr(config, "running_nodes", lambda environment: iter(()))
-    monkeypatch.setattr(conflicts, "find_instance", lambda app_id, environment: None)
+    monkeypatch.setattr(asking, "find_instance", lambda app_id, environment: None)
     trio.run(write_file, tmp_path / "statestore.db")
     return tmp_path
 
@@ -127,8 +127,8 @@ class Sidecar:
 def sidecar(monkeypatch: pytest.MonkeyPatch, *answers: Answer) -> Sidecar:
     fake = Sidecar(*answers)
     instance = Instance("shop", 3500, 50001, 80, True, 0.0, 10, {})
-    monkeypatch.setattr(conflicts, "find_instance", lambda app_id, environment: instance)
-    monkeypatch.setattr(conflicts, "request", fake.request)
+    monkeypatch.setattr(asking, "find_instance", lambda app_id, environment: instance)
+    monkeypatch.setattr(asking, "request", fake.request)
     return fake
 
 

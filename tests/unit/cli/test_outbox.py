@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from edge_runtime.__main__ import main
-from edge_runtime.cli import config, outbox
+from edge_runtime.cli import asking, config
 from edge_runtime.cli.http import Address, Answer, Refused, Unreachable, download
 from edge_runtime.cli.instances import Instance
 from edge_runtime.model.errors import BadMetadata
@@ -46,7 +46,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The state directory of a node that does not run, with an outbox."""
     monkeypatch.setenv("EDGE_RUNTIME_STATE_DIR", str(tmp_path))
     monkeypatch.setattr(config, "running_nodes", lambda environment: iter(()))
-    monkeypatch.setattr(outbox, "find_instance", lambda app_id, environment: None)
+    monkeypatch.setattr(asking, "find_instance", lambda app_id, environment: None)
     trio.run(write_file, tmp_path)
     return tmp_path
 
@@ -134,7 +134,7 @@ WRONG = [
 def test_unclear_commands_are_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: Sequence[str], text: str
 ) -> None:
-    monkeypatch.setattr(outbox, "find_instance", lambda app_id, environment: INSTANCE)
+    monkeypatch.setattr(asking, "find_instance", lambda app_id, environment: INSTANCE)
     assert main(["outbox", *words]) == 255
     assert text in capsys.readouterr().err
 
@@ -159,8 +159,8 @@ class Sidecar:
 @pytest.fixture
 def sidecar(monkeypatch: pytest.MonkeyPatch) -> Sidecar:
     found = Sidecar()
-    monkeypatch.setattr(outbox, "find_instance", lambda app_id, environment: INSTANCE)
-    monkeypatch.setattr(outbox, "request", found.request)
+    monkeypatch.setattr(asking, "find_instance", lambda app_id, environment: INSTANCE)
+    monkeypatch.setattr(asking, "request", found.request)
     return found
 
 

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from edge_runtime.__main__ import main
-from edge_runtime.cli import config, sync
+from edge_runtime.cli import asking, config
 from edge_runtime.cli.http import Address, Answer
 from edge_runtime.cli.instances import Instance
 from edge_runtime.sync.link_files import DayFile, PauseMark
@@ -54,7 +54,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The state directory of a node that does not run."""
     monkeypatch.setenv("EDGE_RUNTIME_STATE_DIR", str(tmp_path))
     monkeypatch.setattr(config, "running_nodes", lambda environment: iter(()))
-    monkeypatch.setattr(sync, "find_instance", lambda app_id, environment: None)
+    monkeypatch.setattr(asking, "find_instance", lambda app_id, environment: None)
     trio.run(write_files, tmp_path)
     return tmp_path
 
@@ -119,8 +119,8 @@ class Sidecar:
 def sidecar(monkeypatch: pytest.MonkeyPatch) -> Sidecar:
     found = Sidecar()
     found.answers["/edge/v1/sync"] = Answer(200, "OK", json.dumps({"links": [LINK]}).encode())
-    monkeypatch.setattr(sync, "find_instance", lambda app_id, environment: INSTANCE)
-    monkeypatch.setattr(sync, "request", found.request)
+    monkeypatch.setattr(asking, "find_instance", lambda app_id, environment: INSTANCE)
+    monkeypatch.setattr(asking, "request", found.request)
     return found
 
 
