@@ -98,6 +98,7 @@ def test_control_files_fit_together(trees: Mapping[str, Path]) -> None:
             assert os.access(tree / "DEBIAN" / name, os.X_OK)
     assert both[0] == both[1]
     assert "usr/lib/systemd/system/edge-runtime.service" in both[0]
+    assert not any("systemd-254" in path for path in both[0]), "Debian 12 has an older systemd"
     assert {"usr/share/man/man1/edge-runtime.1.gz", "usr/share/bash-completion/completions/edge-runtime"} <= both[0]
     assert (trees["amd64"] / "DEBIAN/conffiles").read_text() == "/etc/edge-runtime/update-keys.d/README\n"
 

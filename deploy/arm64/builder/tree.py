@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from builder.targets import HERE, PAYLOAD, PRUNED, ROOT, SLOTS, BuildError, Target
+from builder.targets import HERE, PAYLOAD, PRUNED, RELEASES, ROOT, SLOTS, BuildError, Target
 from builder.version import Version, sources
 from builder.wheels import fetch, unpack
 
@@ -53,7 +53,7 @@ def make_tree(target: Target, python: str, version: Version, root: Path) -> None
     _environment(payload, version)
     _compile(payload, python, version)
     _leave_vendored_sources_out(site, python)
-    _service_files(root)
+    _service_files(root, python)
     _updater(root)
     _documents(root)
 
@@ -155,13 +155,14 @@ def _says(name: str) -> str:
     return subprocess.run([name, "-I", "-c", probe], capture_output=True, text=True).stdout.strip()
 
 
-def _service_files(root: Path) -> None:
+def _service_files(root: Path, python: str) -> None:
     for folder in (ROOT / "deploy" / "systemd", HERE / "units"):
         for pattern, place in _FOUND_UNDER.items():
             for path in sorted(folder.glob(pattern)):
                 _copy(path, root / place / path.name)
     dropin = "systemd-254.conf"
-    _copy(ROOT / "deploy" / "systemd" / "dropins" / dropin, root / _UNITS / "edge-runtime.service.d" / dropin)
+    if RELEASES[python] != "deb12":  # whose systemd is older, and warns of settings that it does not know
+        _copy(ROOT / "deploy" / "systemd" / "dropins" / dropin, root / _UNITS / "edge-runtime.service.d" / dropin)
     for kind in ("sysusers", "tmpfiles"):
         _copy(ROOT / "deploy" / "systemd" / f"{kind}.conf", root / f"usr/lib/{kind}.d/edge-runtime.conf")
     for path in sources("deploy/arm64/etc"):
