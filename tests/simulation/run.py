@@ -101,7 +101,8 @@ def run_seeds(first: int, count: int, kind: str, workers: int, tell: Callable[[s
     finally:
         for process in processes:
             process.kill()
-            process.wait()
+            with process:  # waits for it and closes its pipe
+                pass
     tell(f"{done} of {count} seeds in {time.monotonic() - began:.0f} s, {len(failures)} failed")
     if done != count:
         failures.append(f"{count - done} seeds were not run: a worker has ended")
