@@ -90,7 +90,7 @@ def draw(chance: random.Random) -> Plan:
         publishers=chance.choice((1, 1, 1, 2)),
         pause_s=chance.choice((0.7, 1.5, 3.0)),
         burst=4 if limited < 0.1 else chance.choice((1, 1, 1, 1, 4)),
-        active_s=chance.choice((4.0, 6.0, 6.0, 10.0, 25.0)),
+        active_s=chance.choice((4.0, 6.0, 6.0, 10.0, 15.0)),
         trouble_s=chance.choice((1.0, 2.0, 4.0)),
         bytes_max=chance.choice((1500, 4000)) if small else 0,
         age_max_s=chance.choice((5.0, 20.0)) if chance.random() < 0.1 else 60 * DAY_S,

@@ -19,6 +19,7 @@ from tests.loopback import Talk, always, loopback_app, raw
 GET = Request("GET", b"/x?y", [])
 AGENT = (b"user-agent", b"Go-http-client/1.1")
 GZIP = (b"accept-encoding", b"gzip")
+PACKED = gzip.compress(b"x" * 1000)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,9 @@ async def test_gzip_members_are_joined() -> None:
         assert await response.body.read() == b"one two"
 
 
-@pytest.mark.parametrize("packed", [b"no gzip at all", gzip.compress(b"x" * 1000)[:-9], gzip.compress(b"x" * 1000)[:5]])
+@pytest.mark.parametrize(
+    "packed", [b"no gzip at all", PACKED[:-9], PACKED[:5]], ids=["plain", "cut off", "header cut off"]
+)
 async def test_bad_gzip_is_an_error(packed: bytes) -> None:
     async with (
         loopback_app(always(packed, headers=[(b"content-encoding", b"gzip")])) as app,

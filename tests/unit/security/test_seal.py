@@ -63,6 +63,7 @@ def test_empty_stays_empty() -> None:
         (b"AAAA||new", "damaged"),
         (Seal(Key("new", b"x" * 32)).seal(b"value"), "damaged, or its key has changed"),
     ],
+    ids=["clear", "key gone", "no base64", "too short", "key changed"],
 )
 def test_broken_seals_are_told(stored: bytes, text: str) -> None:
     with pytest.raises(SealBroken, match=text):
