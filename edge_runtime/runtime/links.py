@@ -53,7 +53,8 @@ async def open_links(
     forwards: dict[tuple[str, str], list[Forward]] = {}
     async with AsyncExitStack() as stack:
         for resource in resources:
-            shared = await stack.enter_async_context(links.join(await _settings(resource, around), pubsubs))
+            settings = await _settings(resource, around)
+            shared = await stack.enter_async_context(links.join(settings, pubsubs, linked.app.app_id))
             opened[resource.name] = shared
             shared.link.listeners.append(linked.app.node.note_change)
             stack.callback(shared.link.listeners.remove, linked.app.node.note_change)

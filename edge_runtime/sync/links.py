@@ -65,6 +65,7 @@ class SharedLink:
         self.link = link
         self.remote = RemoteSidecar(link)
         self.apps: list[Mapping[str, LocalPubSub]] = []
+        self.app_ids: list[str] = []  # of the same, in the same order
         self.scope = trio.CancelScope()
         self.closed = trio.Event()
         self.locks: dict[object, trio.Lock] = {}  # of what only one of the apps does
@@ -78,6 +79,16 @@ class SharedLink:
             *((up, route_settings(link.name, up.topic)) for up in self._ups),
             *self.calls.waiting(),
         ]
+
+    def enter(self, app_id: str, components: Mapping[str, LocalPubSub]) -> None:
+        """One more app has it in its files."""
+        self.apps.append(components)
+        self.app_ids.append(app_id)
+
+    def leave(self, components: Mapping[str, LocalPubSub]) -> None:
+        """The app has it no more."""
+        index = next(index for index, one in enumerate(self.apps) if one is components)
+        del self.apps[index], self.app_ids[index]
 
     def forwards(self) -> dict[tuple[str, str], Forward]:
         """What takes an app's events, by component and topic."""
@@ -244,17 +255,20 @@ class Links:
         return self._node()
 
     @asynccontextmanager
-    async def join(self, settings: LinkSettings, components: Mapping[str, LocalPubSub]) -> AsyncIterator[SharedLink]:
+    async def join(
+        self, settings: LinkSettings, components: Mapping[str, LocalPubSub], app_id: str = ""
+    ) -> AsyncIterator[SharedLink]:
         """The link for one app, until the block is left; apps with the same settings share it."""
         async with self._opening:
+            self._warn_of_others(settings, app_id)
             shared = self._open.get(settings)
             if shared is None or shared.closed.is_set():
                 shared = self._new(settings)
-                shared.apps.append(components)
+                shared.enter(app_id, components)
                 await self._nursery.start(shared.run)
                 self._open[settings] = shared
             else:
-                shared.apps.append(components)
+                shared.enter(app_id, components)
         try:
             yield shared
         finally:
@@ -264,6 +278,21 @@ class Links:
     def standings(self) -> list[tuple[str, LinkState]]:
         """The links that are open, by name."""
         return [(shared.link.name, shared.link.state) for shared in self._open.values()]
+
+    def _warn_of_others(self, settings: LinkSettings, app_id: str) -> None:
+        """What waits is kept by the link's name: of two links with one name, the one that was opened last sends it."""
+        name = settings.resource.name
+        for shared in self._open.values():
+            # An app's own generation from before a reload leaves soon.
+            others = sorted({other for other in shared.app_ids if other != app_id})
+            if shared.link.name == name and shared.link.settings != settings and others:
+                logger.warning(
+                    "CloudLink %r of app %r is written otherwise than that of %s: they share what waits under its "
+                    "name, and it goes to the end that was opened last; write both alike, or name one differently",
+                    name,
+                    app_id,
+                    ", ".join(repr(other) for other in others),
+                )
 
     def _new(self, settings: LinkSettings) -> SharedLink:
         name = settings.resource.name
@@ -287,7 +316,7 @@ class Links:
 
     async def _leave(self, shared: SharedLink, components: Mapping[str, LocalPubSub]) -> None:
         async with self._opening:
-            shared.apps = [one for one in shared.apps if one is not components]
+            shared.leave(components)
             if shared.apps:
                 return
             if self._open.get(shared.link.settings) is shared:

@@ -367,6 +367,25 @@ async def test_apps_share_a_link_while_one_has_it(tmp_path: Path, nursery: trio.
     assert outbox.open == []
 
 
+async def test_two_links_of_one_name_are_told(
+    tmp_path: Path, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+) -> None:
+    links = Links(FakeOutbox(), lambda: "me", Metrics(), str(tmp_path), nursery)
+    settings = LinkSettings(CloudLink("cloud", "http://127.0.0.1:9", topics_up=UPS))
+    other = settings._replace(resource=settings.resource._replace(metered=True))
+    async with links.join(settings, {}, "a"):
+        async with links.join(settings, {}, "b"), links.join(other, {}, "a"):  # alike, and a reload's
+            (told,) = [record.getMessage() for record in caplog.records if "otherwise" in record.getMessage()]
+            assert told.startswith("CloudLink 'cloud' of app 'a' is written otherwise than that of 'b': they share")
+            assert told.endswith("write both alike, or name one differently")
+        caplog.clear()
+        async with links.join(other, {}, "a"):
+            pass
+        async with links.join(settings._replace(resource=settings.resource._replace(name="west")), {}, "b"):
+            pass
+        assert not [record for record in caplog.records if "otherwise" in record.getMessage()]
+
+
 async def test_a_link_that_is_being_opened_is_paused_too(tmp_path: Path, nursery: trio.Nursery) -> None:
     outbox = FakeOutbox()
     outbox.gate = gate = trio.Event()
