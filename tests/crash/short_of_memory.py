@@ -1,6 +1,7 @@
 """Runs `edge-runtime` in a process where now and then an allocation fails: a MemoryError at any place, in any thread.
 
-It begins when a file is there. The first arguments are that file and the seed; the rest is the command line.
+It begins when a file is there, and ends when that is gone. The first arguments are that file and the seed; the rest is
+the command line.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ EVERY_S = 0.02
 def fail_now_and_then(begin: str, chance: random.Random) -> None:
     while not os.path.exists(begin):
         time.sleep(EVERY_S)
-    while True:
+    while os.path.exists(begin):
         time.sleep(EVERY_S)
         first = chance.randrange(1, 3000)
         _testcapi.set_nomemory(first, first + chance.choice((1, 1, 3, 20)))
+    _testcapi.remove_mem_hooks()
 
 
 if __name__ == "__main__":

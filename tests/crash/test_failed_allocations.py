@@ -1,4 +1,7 @@
-"""Allocations that fail at any place: whatever becomes of the process, nothing acknowledged is lost."""
+"""Allocations that fail at any place: nothing acknowledged is lost, and the process serves on or ends.
+
+Where trio itself was hit it can do neither; then its watchdog is not fed any more, and the service manager ends it.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,18 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.crash.test_acknowledged_survives import Ledger, wait_until_serving
 from tests.crash.test_memory import LOAD_S, Node, check
+from tests.support.sidecar import request
 
 pytestmark = pytest.mark.slow
 ANSWER_S = 5.0
+WATCHDOG_S = 6.0
 
 
 class Client(threading.Thread):
@@ -68,23 +74,62 @@ class Client(threading.Thread):
     reason="this Python was built without its test modules",
 )
 @pytest.mark.parametrize("seed", range(3))
-def test_nothing_acknowledged_is_lost_where_allocations_fail(tmp_path: Path, seed: int) -> None:
+def test_nothing_acknowledged_is_lost_where_allocations_fail(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ledger = Ledger()
     begin = tmp_path / "begin"
     around = (sys.executable, "-m", "tests.crash.short_of_memory", str(begin), str(seed))
-    with Node(tmp_path / "state", *around) as node:
-        wait_until_serving(node)  # type: ignore[arg-type]
-        begin.touch()
-        clients = [Client(node.port, f"t{number}", ledger) for number in range(4)]
-        for client in clients:
-            client.start()
-        until = time.monotonic() + LOAD_S
-        while time.monotonic() < until and node.process.poll() is None:
-            time.sleep(0.01)
-        code = node.process.poll()  # None: a watchdog would have to look whether it answers
-        node.kill()
-        for client in clients:
-            client.join(30)
-        refused = sum((client.refused for client in clients), Counter[int]())
-        print(f"exit code {code}, refused {dict(refused)}")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", str(round(WATCHDOG_S * 1e6)))
+        with Node(tmp_path / "state", *around) as node:
+            wait_until_serving(node)  # type: ignore[arg-type]
+            begin.touch()
+            clients = [Client(node.port, f"t{number}", ledger) for number in range(4)]
+            for client in clients:
+                client.start()
+            until = time.monotonic() + LOAD_S
+            while time.monotonic() < until and node.process.poll() is None:
+                time.sleep(0.01)
+            begin.unlink()
+            serves = saves(node) if node.process.poll() is None else None
+            if serves is False:
+                assert not fed(manager), "it serves nobody, and would run on like that"
+            code = node.process.poll()
+            node.kill()
+            for client in clients:
+                client.join(30)
+            refused = sum((client.refused for client in clients), Counter[int]())
+            print(f"exit code {code}, serves {serves}, refused {dict(refused)}")
     check(tmp_path / "state", ledger)
+
+
+def saves(node: Node) -> bool:
+    """Whether it does, now that allocations succeed again. What failed a moment ago may have closed the connection."""
+    for _ in range(3):
+        try:
+            if (
+                request(node.port, "POST", "/v1.0/state/statestore", [{"key": "k", "value": 1}], timeout=ANSWER_S)[0]
+                == 204
+            ):
+                return True
+        except (OSError, http.client.HTTPException):
+            pass
+    return False
+
+
+def fed(manager: socket.socket) -> bool:
+    """Whether the watchdog is, from now on: within the time after which the manager ends the process."""
+    manager.setblocking(False)
+    with suppress(BlockingIOError):
+        while manager.recv(4096):
+            pass
+    until = time.monotonic() + WATCHDOG_S
+    while (left := until - time.monotonic()) > 0:
+        manager.settimeout(left)
+        with suppress(TimeoutError, BlockingIOError):
+            if b"WATCHDOG=1" in manager.recv(4096):
+                return True
+    return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 import trio.testing
 
@@ -36,9 +37,23 @@ async def test_a_local_call_goes_first(autojump_clock: trio.testing.MockClock) -
     assert trio.current_time() == began
     calls.begun += 1
     await pace.wait()
-    assert 0.001 < trio.current_time() - began < 0.003
+    assert 0.001 < trio.current_time() - began < 0.004
+
+
+async def test_sends_keep_apart_while_somebody_calls(autojump_clock: trio.testing.MockClock) -> None:
+    calls = LocalCalls()
+    pace = Pace(calls)
+    calls.begun += 1
     await pace.wait()
-    assert trio.current_time() - began < 0.003, "once for each call"
+    began = trio.current_time()
+    for _ in range(100):
+        await pace.wait()
+    assert trio.current_time() - began == pytest.approx(0.3)
+    await trio.sleep(1)
+    began = trio.current_time()
+    for _ in range(100):
+        await pace.wait()
+    assert trio.current_time() == began, "nobody has called for a while"
 
 
 async def test_calls_without_end_stop_no_send(autojump_clock: trio.testing.MockClock) -> None:
