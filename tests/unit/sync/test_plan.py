@@ -7,7 +7,20 @@ from collections.abc import Sequence
 import pytest
 
 from edge_runtime.model.ports import Backoff
-from edge_runtime.sync.plan import NEXT, Event, Item, Plan, PlanLimits, Read, State, Turns, Verdict, pause_ms
+from edge_runtime.sync.plan import (
+    NEXT,
+    READ_MAX,
+    SCAN_MAX,
+    Event,
+    Item,
+    Plan,
+    PlanLimits,
+    Read,
+    State,
+    Turns,
+    Verdict,
+    pause_ms,
+)
 
 LIMITS = PlanLimits(in_flight_max=2, retry=Backoff(first_s=1.0, most_s=4.0, jitter=0.0), age_max_ms=1000)
 
@@ -128,14 +141,15 @@ def test_bytes_in_flight_are_bounded() -> None:
 def test_one_key_takes_its_share() -> None:
     plan = Plan(1, 10_000, LIMITS)
     read = plan.next_read()
-    assert read == Read(1, 4097, 128, None, [])
-    plan.loaded(read, [Item(place, "a", 1, 0) for place in range(1, 129)])
-    read = plan.next_read()
-    assert read is not None
-    assert read.without == ["a"]
-    assert (read.start, read.stop) == (129, 4225)
+    assert read == Read(1, 1 + SCAN_MAX, READ_MAX, None, [])
+    while not read.without:
+        plan.loaded(read, [Item(place, "a", 1, 0) for place in range(read.start, read.start + read.limit)])
+        read = plan.next_read()
+        assert read is not None
+    assert LIMITS.key_window_max < read.start <= LIMITS.key_window_max + 1 + READ_MAX
+    assert (read.without, read.stop) == (["a"], read.start + SCAN_MAX)
     plan.loaded(read, [])
-    assert plan.cursor == 4225
+    assert plan.cursor == read.start + SCAN_MAX
 
 
 def test_what_was_passed_over_is_read_again() -> None:
