@@ -8,7 +8,6 @@ the stack or, by aliases of aliases, the memory. PyYAML is imported by the first
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import math
 import re
@@ -225,7 +224,7 @@ class _Builder:
     def _binary(self, text: str, line: int) -> str:
         try:
             return base64.b64decode("".join(text.split()), validate=True).decode()
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # no base64, no ASCII, no UTF-8
             raise YamlError(f"{self._file}:{line}: !!binary needs base64 of UTF-8 text") from None
 
     def _open(self, anchor: str | None, line: int, kind: type[Listing] | type[Table]) -> None:

@@ -58,6 +58,7 @@ BROKEN = [
     ("UTF-16", "a: b".encode("utf-16"), 1, "no UTF-8"),
     ("cut in a character", HEAD + b"a: \xe2\x82", 3, "no UTF-8"),
     ("bad binary", HEAD + b"a: !!binary '?'\n", 3, "base64"),
+    ("binary that is no ASCII", HEAD + "a: !!binary é\n".encode(), 3, "base64"),
     ("too large", HEAD + b"a: " + b"x" * DOCUMENT_BYTES_MAX, 1, "64 KiB"),
     ("a list", b"- apiVersion: dapr.io/v1alpha1\n", 1, "expected a mapping with apiVersion and kind"),
     ("a text", b"hello\n", 1, "expected a mapping with apiVersion and kind"),
