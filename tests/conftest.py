@@ -1,4 +1,4 @@
-"""Which tests may run beside which: those that start processes, keep the cores busy or fill disks, one after the other."""
+"""Which tests may run beside which: those that start processes, keep cores busy or fill disks, one after the other."""
 
 from __future__ import annotations
 
