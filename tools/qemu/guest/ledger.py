@@ -19,6 +19,7 @@ import device
 import node
 
 KEYS = 20
+PROBE = -1  # the number of events that no load publishes
 AWAY_S = 0.2  # between tries while the node is away
 PUBLISHES = {"topic": "/v1.0/publish/pubsub/orders", "outbox": "/v1.0/publish/broker/readings"}
 
@@ -152,6 +153,16 @@ class Receiver:
     def __enter__(self) -> Receiver:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         return self
+
+    def until_subscribed(self) -> None:
+        """From then on the node keeps events for the app, also while it is away: what was published before the first
+        subscription is nobody's."""
+
+        def arrives() -> bool:
+            node.call("POST", PUBLISHES["topic"], {"n": PROBE})
+            return PROBE in self.seen["/orders"]
+
+        device.until("the app's subscription is there", arrives)
 
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
