@@ -119,17 +119,21 @@ def _repeat(
 
 
 class Receiver:
-    """The app on port 8000: it takes every event and remembers the numbers."""
+    """The app on port 8000: it takes every event and remembers the numbers. After the block it takes none."""
 
     def __init__(self) -> None:
         self.seen: dict[str, set[int]] = {"/orders": set(), "/readings": set()}
-        seen = self.seen
+        self._over = threading.Event()
+        seen, over = self.seen, self._over
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers.get("content-length", 0)))
+                if over.is_set():  # the node has kept the connection; an answer would take what nobody looks for
+                    self.close_connection = True
+                    return
                 if self.path in seen:
                     seen[self.path].add(json.loads(body)["data"]["n"])
                 self._answer(200, b'{"status":"SUCCESS"}')
@@ -155,8 +159,7 @@ class Receiver:
         return self
 
     def until_subscribed(self) -> None:
-        """From then on the node keeps events for the app, also while it is away: what was published before the first
-        subscription is nobody's."""
+        """From then on events are delivered. What was published before waits for the app too, from the oldest on."""
 
         def arrives() -> bool:
             node.call("POST", PUBLISHES["topic"], {"n": PROBE})
@@ -165,6 +168,7 @@ class Receiver:
         device.until("the app's subscription is there", arrives)
 
     def __exit__(self, *_: object) -> None:
+        self._over.set()
         self._server.shutdown()
         self._server.server_close()
 
