@@ -13,7 +13,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import trio
 
@@ -58,14 +58,20 @@ class LocalPubSub(Protocol):
     def topic_prefix(self) -> str: ...
 
 
+class Guest(NamedTuple):
+    """An app that has a link in its files, with what it offers for the way down."""
+
+    app_id: str
+    components: Mapping[str, LocalPubSub]
+
+
 class SharedLink:
     """A link with its routes, and the apps that have it in their files."""
 
     def __init__(self, link: Link, outbox: Outbox, node: Callable[[], str], clocks: Clocks) -> None:
         self.link = link
         self.remote = RemoteSidecar(link)
-        self.apps: list[Mapping[str, LocalPubSub]] = []
-        self.app_ids: list[str] = []  # of the same, in the same order
+        self.guests: list[Guest] = []
         self.scope = trio.CancelScope()
         self.closed = trio.Event()
         self.locks: dict[object, trio.Lock] = {}  # of what only one of the apps does
@@ -79,16 +85,6 @@ class SharedLink:
             *((up, route_settings(link.name, up.topic)) for up in self._ups),
             *self.calls.waiting(),
         ]
-
-    def enter(self, app_id: str, components: Mapping[str, LocalPubSub]) -> None:
-        """One more app has it in its files."""
-        self.apps.append(components)
-        self.app_ids.append(app_id)
-
-    def leave(self, components: Mapping[str, LocalPubSub]) -> None:
-        """The app has it no more."""
-        index = next(index for index, one in enumerate(self.apps) if one is components)
-        del self.apps[index], self.app_ids[index]
 
     def forwards(self) -> dict[tuple[str, str], Forward]:
         """What takes an app's events, by component and topic."""
@@ -193,7 +189,7 @@ class SharedLink:
 
     async def publish_here(self, pubsub: str, topic: str, data: bytes) -> None:
         """To the component of the app that came last, past what would send it up again."""
-        for components in reversed(self.apps):
+        for _, components in reversed(self.guests):
             if pubsub in components:
                 local = components[pubsub]
                 await local.driver.publish(local.topic_prefix + topic, data, {})
@@ -205,7 +201,7 @@ class SharedLink:
         async for state in self.link.changes():
             if state.name == "down" and state.reason == "not tried yet":
                 continue
-            if not any(STATES_PUBSUB in components for components in self.apps):
+            if not any(STATES_PUBSUB in components for _, components in self.guests):
                 continue
             try:
                 with trio.fail_after(_TELL_LIMIT_S):
@@ -259,21 +255,22 @@ class Links:
         self, settings: LinkSettings, components: Mapping[str, LocalPubSub], app_id: str = ""
     ) -> AsyncIterator[SharedLink]:
         """The link for one app, until the block is left; apps with the same settings share it."""
+        guest = Guest(app_id, components)
         async with self._opening:
             self._warn_of_others(settings, app_id)
             shared = self._open.get(settings)
             if shared is None or shared.closed.is_set():
                 shared = self._new(settings)
-                shared.enter(app_id, components)
+                shared.guests.append(guest)
                 await self._nursery.start(shared.run)
                 self._open[settings] = shared
             else:
-                shared.enter(app_id, components)
+                shared.guests.append(guest)
         try:
             yield shared
         finally:
             with trio.move_on_after(_LEAVE_LIMIT_S, shield=True):
-                await self._leave(shared, components)
+                await self._leave(shared, guest)
 
     def standings(self) -> list[tuple[str, LinkState]]:
         """The links that are open, by name."""
@@ -284,7 +281,7 @@ class Links:
         name = settings.resource.name
         for shared in self._open.values():
             # An app's own generation from before a reload leaves soon.
-            others = sorted({other for other in shared.app_ids if other != app_id})
+            others = sorted({guest.app_id for guest in shared.guests} - {app_id})
             if shared.link.name == name and shared.link.settings != settings and others:
                 logger.warning(
                     "CloudLink %r of app %r is written otherwise than that of %s: they share what waits under its "
@@ -314,10 +311,10 @@ class Links:
                 else:
                     shared.link.resume()
 
-    async def _leave(self, shared: SharedLink, components: Mapping[str, LocalPubSub]) -> None:
+    async def _leave(self, shared: SharedLink, guest: Guest) -> None:
         async with self._opening:
-            shared.leave(components)
-            if shared.apps:
+            shared.guests = [one for one in shared.guests if one is not guest]
+            if shared.guests:
                 return
             if self._open.get(shared.link.settings) is shared:
                 del self._open[shared.link.settings]

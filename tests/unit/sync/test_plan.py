@@ -7,20 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from edge_runtime.model.ports import Backoff
-from edge_runtime.sync.plan import (
-    NEXT,
-    READ_MAX,
-    SCAN_MAX,
-    Event,
-    Item,
-    Plan,
-    PlanLimits,
-    Read,
-    State,
-    Turns,
-    Verdict,
-    pause_ms,
-)
+from edge_runtime.sync.plan import NEXT, Event, Item, Plan, PlanLimits, Read, State, Turns, Verdict, pause_ms
 
 LIMITS = PlanLimits(in_flight_max=2, retry=Backoff(first_s=1.0, most_s=4.0, jitter=0.0), age_max_ms=1000)
 
@@ -141,15 +128,15 @@ def test_bytes_in_flight_are_bounded() -> None:
 def test_one_key_takes_its_share() -> None:
     plan = Plan(1, 10_000, LIMITS)
     read = plan.next_read()
-    assert read == Read(1, 1 + SCAN_MAX, READ_MAX, None, [])
+    assert read == Read(1, 4097, 32, None, [])
     while not read.without:
         plan.loaded(read, [Item(place, "a", 1, 0) for place in range(read.start, read.start + read.limit)])
         read = plan.next_read()
         assert read is not None
-    assert LIMITS.key_window_max < read.start <= LIMITS.key_window_max + 1 + READ_MAX
-    assert (read.without, read.stop) == (["a"], read.start + SCAN_MAX)
+    assert read.without == ["a"]
+    assert (read.start, read.stop) == (65, 4161)
     plan.loaded(read, [])
-    assert plan.cursor == read.start + SCAN_MAX
+    assert plan.cursor == 4161
 
 
 def test_what_was_passed_over_is_read_again() -> None:

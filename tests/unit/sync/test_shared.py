@@ -37,7 +37,9 @@ async def test_a_local_call_goes_first(autojump_clock: trio.testing.MockClock) -
     assert trio.current_time() == began
     calls.begun += 1
     await pace.wait()
-    assert 0.001 < trio.current_time() - began < 0.004
+    assert trio.current_time() - began == pytest.approx(0.003)
+    await pace.wait()
+    assert trio.current_time() - began == pytest.approx(0.006), "waited for once, and then apart as others"
 
 
 async def test_sends_keep_apart_while_somebody_calls(autojump_clock: trio.testing.MockClock) -> None:

@@ -33,7 +33,6 @@ def takes_the_right_time(long: bool) -> dict[str, Any]:
     """The clock is set when the network is there, decades on, and no restart is needed."""
     process = device.process()
     with Receiver() as receiver:
-        receiver.until_subscribed()
         device.run("date", "-s", "2031-05-05 12:00:00")
         _saves("later")
         expect(node.call("POST", "/v1.0/publish/pubsub/orders", {"n": 1931})[0] == 204, "an event was refused")

@@ -19,7 +19,6 @@ import device
 import node
 
 KEYS = 20
-PROBE = -1  # the number of events that no load publishes
 AWAY_S = 0.2  # between tries while the node is away
 PUBLISHES = {"topic": "/v1.0/publish/pubsub/orders", "outbox": "/v1.0/publish/broker/readings"}
 
@@ -157,15 +156,6 @@ class Receiver:
     def __enter__(self) -> Receiver:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         return self
-
-    def until_subscribed(self) -> None:
-        """From then on events are delivered. What was published before waits for the app too, from the oldest on."""
-
-        def arrives() -> bool:
-            node.call("POST", PUBLISHES["topic"], {"n": PROBE})
-            return PROBE in self.seen["/orders"]
-
-        device.until("the app's subscription is there", arrives)
 
     def __exit__(self, *_: object) -> None:
         self._over.set()

@@ -54,7 +54,6 @@ def main() -> int:
 
 def _problems(ledger: Ledger) -> list[str]:
     with Receiver() as receiver:
-        receiver.until_subscribed()
         problems = lost(ledger, receiver)
     for path in sorted(Path("/var/lib/edge-runtime").glob("*.db")):
         found = device.run("sqlite3", f"file:{path}?mode=ro", "pragma integrity_check")

@@ -36,7 +36,6 @@ def _install_under_load(package: str, expected_code: int) -> dict[str, Any]:
     node.configure()
     with Receiver() as receiver:
         node.restart()
-        receiver.until_subscribed()
         with load(lambda line: None, first=_first()) as ledger:
             time.sleep(BEFORE_S)
             before, begun = ledger.count, time.monotonic()
