@@ -10,6 +10,7 @@ FOLDER = Path(__file__).parent
 ALONE = {"crash", "deploy", "integration", "simulation"}
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist's own hook reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         path = item.path.relative_to(FOLDER)
