@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
-FOLDER = Path(__file__).parent
 ALONE = {"crash", "deploy", "integration", "simulation"}
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist's own hook reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        path = item.path.relative_to(FOLDER)
-        item.add_marker(pytest.mark.xdist_group("alone" if path.parts[0] in ALONE else path.as_posix()))
+class ByLayer(LoadScopeScheduling):  # type: ignore[misc, unused-ignore]
+    """What has the same scope goes to the same worker, in order: a file's tests, and all of those layers."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path, _, _ = nodeid.partition("::")
+        return "alone" if path.split("/")[1] in ALONE else path
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByLayer:
+    return ByLayer(config, log)
