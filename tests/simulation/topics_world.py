@@ -32,7 +32,7 @@ from edge_runtime.sync.forward import Outbox, open_outbox
 from edge_runtime.sync.link import Link
 from edge_runtime.sync.link_files import DayFile
 from edge_runtime.sync.link_settings import Clocks, LinkLimits, LinkMetrics, LinkSettings
-from edge_runtime.sync.links import SharedLink
+from edge_runtime.sync.links import Guest, SharedLink
 from tests.simulation.cloud import Broker, Reader, Sidecar, Troubles
 from tests.simulation.disk import Disk, OneDatabase, ProcessDatabase, Unanswered
 from tests.simulation.network import Faults, Line, Way
@@ -274,7 +274,7 @@ class Node:
                 day = DayFile(f"{self.world.folder}/{self.name}.json", self.wall)
                 link = SimulatedLink(self, _settings(plan), LinkMetrics(metrics), day, clocks)
                 shared = self.shared = SharedLink(link, outbox, lambda: outbox.node, clocks)
-                shared.apps.append({"pubsub": LocalTopics(self, database)})
+                shared.guests.append(Guest("app", {"pubsub": LocalTopics(self, database)}))
                 _current_way.set(self.way)
                 async with trio.open_nursery() as nursery:
                     await nursery.start(shared.run)
